@@ -1,0 +1,1 @@
+"""simignore: ask a vision-language model with fewer image tokens."""

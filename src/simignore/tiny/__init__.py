@@ -1,0 +1,1 @@
+"""The bundled model: scenes, questions, training, weights."""
