@@ -1,0 +1,45 @@
+"""Chain: one method after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simignore.methods.base import Method
+from simignore.types import Cut, Selection, View
+
+
+class Chain(Method):
+    """Several methods in a row, each choosing among the tokens that the ones before it left.
+
+    Why: published rows are often two rules, such as ``Chain(Simignore(keep=452), FastV(layer=5, keep=144))``.
+
+    methods: in the order of their sites, those before the decoder first. Chains may hold chains.
+    keep, hide, positions: those of the last one.
+    """
+
+    methods: tuple[Method, ...]
+
+    def __init__(self, *methods: Method) -> None:
+        if not methods:
+            raise ValueError("a chain needs at least one method: Chain(Simignore(keep=64), FastV(keep=32))")
+        for method in methods:
+            if not isinstance(method, Method):
+                raise TypeError(f"a chain is made of methods, got {type(method).__name__}: Chain(Simignore(keep=64), ...)")
+        last = methods[-1]
+        for name, value in (("methods", methods), ("keep", last.keep), ("hide", last.hide), ("positions", last.positions)):
+            object.__setattr__(self, name, value)
+
+    def cuts(self) -> Sequence[Cut]:
+        return [cut for method in self.methods for cut in method.cuts()]
+
+    def choose(self, view: View) -> Selection:
+        raise TypeError("a chain chooses at several sites; call the methods in `.methods`")
+
+    def __repr__(self) -> str:
+        return f"Chain({', '.join(map(repr, self.methods))})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Chain) and self.methods == other.methods
+
+    def __hash__(self) -> int:
+        return hash(self.methods)

@@ -1,0 +1,31 @@
+"""Random: the baseline that every comparison carries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simignore.methods.base import Scorer
+from simignore.types import View
+
+
+@dataclass(frozen=True)
+class Random(Scorer):
+    """Keep image tokens at random. Each sample draws by itself, from the seed and its own prompt, so its tokens do not
+    depend on what else is in the batch, and the same prompt always draws the same ones.
+
+    Why it is here: image tokens are so redundant that chance is a strong baseline; a rule has to beat it.
+
+    keep: a count or a fraction. seed: another seed, another draw.
+    """
+
+    seed: int = 0
+
+    def score(self, view: View) -> Tensor:
+        score = torch.zeros(view.valid.shape, dtype=torch.float64)
+        for b, tokens in enumerate(view.valid.sum(1).tolist()):
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + view.seeds[b]) % 2**63)
+            score[b, :tokens] = torch.rand(tokens, generator=generator, dtype=torch.float64)
+        return score.to(view.valid.device)

@@ -1,0 +1,169 @@
+"""The objects that every room passes on: what a method sees, what it chose, and what happened.
+
+Shape alphabet, used in every shape comment of the project:
+
+    B  samples in the batch            D  width of an embedding
+    N  image tokens of a sample        H  attention heads
+    M  text tokens of the query        L  decoder layers
+    T  tokens of the prompt            K  image tokens that stay
+
+Batches are ragged: samples may hold different numbers of image tokens. They are padded to the longest, and a boolean
+mask named ``valid`` (or ``..._valid``) tells which entries are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+Site = Literal["projector"] | tuple[Literal["layer"], int]
+Hide = Literal["drop", "mask"]
+Positions = Literal["keep", "reindex"]
+PAD = -1  # stands in index tensors where a shorter sample is padded to the longest
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method may look at when it chooses; read-only, and only what its ``needs`` names is filled in.
+
+    visual: [B, N, D] image tokens as the decoder holds them at this site (before layer 0: the projected features).
+    valid: [B, N] True for real image tokens.
+    text: [B, M, D] decoder input embeddings of the query's tokens; text_valid [B, M].
+    attention: [B, N] what the last prompt token pays to each image token in the layer before the site, mean over
+        heads, after softmax.
+    grid: for each sample its images as (rows, columns) of the patch grid; empty where a family has no regular grid.
+    layer: the decoder layer whose input this is (0 before the decoder).
+    seeds: one number per sample that depends on nothing but the sample's own prompt.
+    """
+
+    valid: Tensor
+    layer: int
+    grid: tuple[tuple[tuple[int, int], ...], ...]
+    seeds: tuple[int, ...]
+    visual: Tensor | None = None
+    text: Tensor | None = None
+    text_valid: Tensor | None = None
+    attention: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which image tokens stayed. Methods return it; splicing, pictures and reports all read this one object.
+
+    index: [B, K] image tokens that stayed, counted from 0 within the sample and in reading order; -1 where a sample
+        kept fewer than K.
+    source: [B, N] for every image token the token that stands for it afterwards: itself if it stayed, the token it was
+        merged into, -1 if it was dropped (and -1 in the padding).
+    score: [B, N] what the choice was made by (higher = keep), or None for a rule without scores.
+    notes: one string per sample, empty unless the method has something to say, such as "nothing reached the threshold".
+    """
+
+    index: Tensor
+    source: Tensor
+    score: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def valid(self) -> Tensor:
+        """[B, K] True where ``index`` names a token, False in the padding."""
+        return self.index != PAD
+
+    @property
+    def count(self) -> Tensor:
+        """[B] image tokens that stayed in each sample."""
+        return self.valid.sum(1)
+
+    @property
+    def kept(self) -> Tensor:
+        """[B, N] True for the image tokens that stayed."""
+        places = torch.arange(self.source.shape[1], device=self.source.device)
+        return self.source == places  # [B, N]
+
+
+class Cut(Protocol):
+    """What the splice needs of a method at one site; ``methods.Method`` fulfils it."""
+
+    @property
+    def site(self) -> Site: ...
+    @property
+    def hide(self) -> Hide: ...
+    @property
+    def positions(self) -> Positions: ...
+    @property
+    def needs(self) -> tuple[str, ...]: ...
+
+    def choose(self, view: View) -> Selection: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One cut of one prefill: where it was made and what it chose among the tokens that reached it.
+
+    ``selection`` counts image tokens as the user does (0 is the sample's first image token), whatever earlier cuts took.
+    """
+
+    site: Site
+    hide: Hide
+    selection: Selection
+
+
+@dataclass
+class Trace:
+    """What happened inside the ``with``: one entry per prefill, in the order in which they ran.
+
+    selections: the image tokens that stayed at the end of each prefill; a prefill without an image has N = K = 0.
+    steps: the cuts of each prefill, one for a plain method, several for a chain.
+    grids: for each prefill and sample the (rows, columns) of its images.
+    tokens_before, tokens_after: length of each prefill as the caller passed it, and as the last decoder layer ran it
+        (padding included in both).
+    query: where the compared text came from: "given", "user text", "whole prompt", or "not used".
+    """
+
+    selections: list[Selection] = field(default_factory=list)
+    steps: list[tuple[Step, ...]] = field(default_factory=list)
+    grids: list[tuple[tuple[tuple[int, int], ...], ...]] = field(default_factory=list)
+    tokens_before: list[int] = field(default_factory=list)
+    tokens_after: list[int] = field(default_factory=list)
+    query: str = "not used"
+    _clocks: list[Callable[[], float]] = field(default_factory=list, repr=False)
+
+    @property
+    def seconds(self) -> list[float]:
+        """Time spent choosing, one figure per prefill, in seconds. On a GPU reading it waits for the device."""
+        return [clock() for clock in self._clocks]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the methods had to say, such as "nothing reached the threshold", with prefill and sample numbers."""
+        return [
+            f"prefill {p}, sample {b}: {note}"
+            for p, steps in enumerate(self.steps)
+            for step in steps
+            for b, note in enumerate(step.selection.notes)
+            if note
+        ]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it cost. Times are in seconds on the model's device, sizes in bytes.
+
+    text: the answer. ids: its token ids [T_new]. trace: what the method did, None without a method.
+    prefill: the first forward, vision tower included. decode: all further forwards. selection: time spent choosing.
+    image_tokens: of the prompt; kept: those that stayed (the same without a method).
+    cache_bytes: key-value cache at the end.
+    """
+
+    text: str
+    ids: Tensor
+    prefill: float
+    decode: float
+    selection: float
+    image_tokens: int
+    kept: int
+    cache_bytes: int
+    trace: Trace | None = None
