@@ -94,7 +94,9 @@ class Parts:
 def parts(model: nn.Module) -> Parts:
     """The parts of ``model``. Raises :class:`UnsupportedModelError` naming the model type and what to do."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"a method is called with a model, got {type(model).__name__}; pass the loaded Hugging Face model")
+        raise TypeError(
+            f"a method is called with a model, got {type(model).__name__}; pass the loaded Hugging Face model"
+        )
     config = getattr(model, "config", None)
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if family is None:

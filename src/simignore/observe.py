@@ -60,7 +60,9 @@ class AttentionRow:
             )
         return row
 
-    def _see(self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None) -> None:
+    def _see(
+        self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
+    ) -> None:
         place = getattr(self._thread, "query", None)
         if place is not None:
             with torch.no_grad():
@@ -68,7 +70,12 @@ class AttentionRow:
 
 
 def attention_row(
-    query: Tensor, key: Tensor, mask: Tensor | None, place: Tensor, scaling: float | None = None, softcap: float | None = None
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    place: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
 ) -> Tensor:
     """[B, kv] softmax attention of one query per sample over all keys, mean over heads, in float32.
 
@@ -77,7 +84,9 @@ def attention_row(
     """
     b, h, q, d = query.shape
     kv = key.shape[2]
-    asked = query.gather(2, place.view(b, 1, 1, 1).expand(b, h, 1, d)).view(b, key.shape[1], -1, d)  # [B, Hkv, H/Hkv, d]
+    asked = query.gather(2, place.view(b, 1, 1, 1).expand(b, h, 1, d)).view(
+        b, key.shape[1], -1, d
+    )  # [B, Hkv, H/Hkv, d]
     logits = (asked.float() @ key.float().transpose(2, 3)) * (scaling if scaling is not None else d**-0.5)
     logits = logits.view(b, h, kv)  # [B, H, kv]
     if softcap is not None:

@@ -38,7 +38,9 @@ class Query:
     def _repeated(self, batch: int) -> list[Tensor]:
         given = self.given or []
         if batch % len(given):
-            raise ValueError(f"query has {len(given)} entries for a batch of {batch}; pass one for all, or one per sample")
+            raise ValueError(
+                f"query has {len(given)} entries for a batch of {batch}; pass one for all, or one per sample"
+            )
         return [query for query in given for _ in range(batch // len(given))]  # beams and samples repeat their prompt
 
     def _found(self, read: Layout, sample: int) -> Tensor:
@@ -47,7 +49,9 @@ class Query:
             text = self.template.user_text(text, read.images[sample])
         text = [token for token in text if token not in self.special]
         if not text and read.counts[sample]:
-            raise ValueError(f"sample {sample} holds an image but no text to compare it with; ask something, or pass query=ids")
+            raise ValueError(
+                f"sample {sample} holds an image but no text to compare it with; ask something, or pass query=ids"
+            )
         return torch.tensor(text or [0])  # a sample without an image needs no text
 
 
@@ -64,7 +68,9 @@ def _as_queries(given: Any, vocabulary: int) -> list[Tensor]:
             )
         if int(query.min()) < 0 or int(query.max()) >= vocabulary:
             wrong = int(query.min()) if int(query.min()) < 0 else int(query.max())
-            raise ValueError(f"query token {wrong} is outside the model's vocabulary of {vocabulary}; use its own tokenizer")
+            raise ValueError(
+                f"query token {wrong} is outside the model's vocabulary of {vocabulary}; use its own tokenizer"
+            )
     return [query.long() for query in queries]
 
 
@@ -127,7 +133,9 @@ class Template:
             if ids and unknown not in ids:
                 seen.setdefault(ids, word)
         if len(seen) < 2:
-            raise ValueError("this tokenizer tells no two common words apart, so the user's words cannot be found; pass query=ids")
+            raise ValueError(
+                "this tokenizer tells no two common words apart, so the user's words cannot be found; pass query=ids"
+            )
         first, second = list(seen.values())[:2]
         return first, second
 

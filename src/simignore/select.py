@@ -36,7 +36,9 @@ def budget(keep: int | float, tokens: int) -> int:
         return 0
     if isinstance(keep, int):
         if keep > tokens:
-            raise ValueError(f"keep={keep} image tokens, but the prompt has only {tokens}; use a smaller count or a fraction")
+            raise ValueError(
+                f"keep={keep} image tokens, but the prompt has only {tokens}; use a smaller count or a fraction"
+            )
         return keep
     return min(tokens, max(1, math.floor(keep * tokens + 0.5)))
 
@@ -59,7 +61,10 @@ def threshold(score: Tensor, valid: Tensor, at_least: float, cap: int | float | 
     counts = [min(max(r, 1), n) for r, n in zip(reached, tokens, strict=True)]
     if cap is not None:
         # a count larger than the sample is no error here: it only says "no more than"
-        counts = [min(c, n if isinstance(cap, int) and cap > n else budget(cap, n)) for c, n in zip(counts, tokens, strict=True)]
+        counts = [
+            min(c, n if isinstance(cap, int) and cap > n else budget(cap, n))
+            for c, n in zip(counts, tokens, strict=True)
+        ]
     chosen = _best(score, valid, counts)
     notes = tuple(
         f"no image token reached the threshold {at_least:g}; the best one stayed" if n and not r else ""
@@ -68,7 +73,9 @@ def threshold(score: Tensor, valid: Tensor, at_least: float, cap: int | float | 
     return Selection(chosen.index, chosen.source, chosen.score, notes)
 
 
-def walk(pairs: Tensor, valid: Tensor, text_valid: Tensor, keep: int | float, skip: int = 0, stride: int = 1) -> Selection:
+def walk(
+    pairs: Tensor, valid: Tensor, text_valid: Tensor, keep: int | float, skip: int = 0, stride: int = 1
+) -> Selection:
     """The published walk over image-text pairs: by falling similarity, from pair ``skip`` in steps of ``stride``, each
     token met for the first time stays, until ``keep`` have. Tokens that the walk never meets follow by their best pair.
 
@@ -129,7 +136,9 @@ def compose(first: Selection, second: Selection) -> Selection:
 
 def _checked(score: Tensor, valid: Tensor) -> Tensor:
     if score.shape != valid.shape:
-        raise ValueError(f"scores have shape {tuple(score.shape)}, the image tokens {tuple(valid.shape)}; one score per token")
+        raise ValueError(
+            f"scores have shape {tuple(score.shape)}, the image tokens {tuple(valid.shape)}; one score per token"
+        )
     if bool((score.isnan() & valid).any()):
         raise ValueError("a score is not a number (NaN): the features hold NaN, or a method divided by zero")
     return score

@@ -67,6 +67,10 @@ class Selection:
     score: Tensor | None = None
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        kept, whole = self.count.tolist(), self.source.shape[1]
+        return f"Selection({', '.join(f'{k} image tokens kept' for k in kept)}, of at most {whole})"
+
     @property
     def valid(self) -> Tensor:
         """[B, K] True where ``index`` names a token, False in the padding."""

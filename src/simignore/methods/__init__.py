@@ -15,8 +15,12 @@ METHODS: dict[str, type[Method]] = {
 }
 
 PRESETS: dict[str, Method] = {
-    "simignore/llava-1.5-7b": Chain(Simignore(keep=452, skip=1, span="simignore/llava-1.5-7b"), FastV(keep=144, layer=5)),
-    "simignore/llava-1.5-13b": Chain(Simignore(keep=451, stride=2, span="simignore/llava-1.5-13b"), FastV(keep=144, layer=4)),
+    "simignore/llava-1.5-7b": Chain(
+        Simignore(keep=452, skip=1, span="simignore/llava-1.5-7b"), FastV(keep=144, layer=5)
+    ),
+    "simignore/llava-1.5-13b": Chain(
+        Simignore(keep=451, stride=2, span="simignore/llava-1.5-13b"), FastV(keep=144, layer=4)
+    ),
     "fastv": FastV(keep=0.5, layer=2),
 }
 

@@ -65,7 +65,6 @@ class Method(ABC):
         return Splice(model, cuts, Query(query, processor, p.image_token, p.special, p.embed.num_embeddings))
 
 
-
 class Scorer(Method):
     """A method that is told by a score per image token; the highest stay."""
 

@@ -24,9 +24,16 @@ class Chain(Method):
             raise ValueError("a chain needs at least one method: Chain(Simignore(keep=64), FastV(keep=32))")
         for method in methods:
             if not isinstance(method, Method):
-                raise TypeError(f"a chain is made of methods, got {type(method).__name__}: Chain(Simignore(keep=64), ...)")
+                raise TypeError(
+                    f"a chain is made of methods, got {type(method).__name__}: Chain(Simignore(keep=64), ...)"
+                )
         last = methods[-1]
-        for name, value in (("methods", methods), ("keep", last.keep), ("hide", last.hide), ("positions", last.positions)):
+        for name, value in (
+            ("methods", methods),
+            ("keep", last.keep),
+            ("hide", last.hide),
+            ("positions", last.positions),
+        ):
             object.__setattr__(self, name, value)
 
     def cuts(self) -> Sequence[Cut]:

@@ -30,7 +30,9 @@ class FastV(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 1:
-            raise ValueError(f"layer={self.layer!r}: FastV reads the layer before, so it cuts before layer 1 at the earliest")
+            raise ValueError(
+                f"layer={self.layer!r}: FastV reads the layer before, so it cuts before layer 1 at the earliest"
+            )
 
     @property
     def site(self) -> Site:

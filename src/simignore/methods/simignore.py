@@ -56,7 +56,9 @@ class Simignore(Method):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
         if self.threshold is not None and (self.skip, self.stride) != (0, 1):
-            raise ValueError("a walk (skip, stride) goes on until a count is reached and has no threshold; leave one of them out")
+            raise ValueError(
+                "a walk (skip, stride) goes on until a count is reached and has no threshold; leave one of them out"
+            )
 
     def choose(self, view: View) -> Selection:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")
@@ -77,7 +79,9 @@ def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
         return normalize(visual, dim=-1) @ normalize(text, dim=-1).transpose(1, 2)
     if kind == "dot":
         return visual @ text.transpose(1, 2)
-    return -torch.cdist(visual, text, p=2.0 if kind == "euclidean" else 1.0, compute_mode="donot_use_mm_for_euclid_dist")
+    return -torch.cdist(
+        visual, text, p=2.0 if kind == "euclidean" else 1.0, compute_mode="donot_use_mm_for_euclid_dist"
+    )
 
 
 def best_similarity(visual: Tensor, text: Tensor, text_valid: Tensor, kind: Similarity) -> Tensor:

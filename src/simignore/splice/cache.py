@@ -60,7 +60,9 @@ class Ledger:
         seen = torch.ones(batch, length, dtype=torch.bool, device=device)
         if mask is not None and mask.dim() == 2:
             seen = mask[:, :length].to(device).bool()
-        return cls([Group(0, columns, seen, bool(seen.all()), torch.zeros(batch, 1, dtype=torch.long, device=device))], length)
+        return cls(
+            [Group(0, columns, seen, bool(seen.all()), torch.zeros(batch, 1, dtype=torch.long, device=device))], length
+        )
 
     def group(self, layer: int) -> Group:
         """The group that serves this decoder layer."""

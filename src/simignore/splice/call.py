@@ -12,8 +12,8 @@ from torch import Tensor
 
 from simignore.clock import Clock
 from simignore.families import Parts
-from simignore.observe import AttentionRow
 from simignore.layout import Layout
+from simignore.observe import AttentionRow
 from simignore.query import Query
 from simignore.select import compose, from_kept, identity, lift
 from simignore.splice.cache import Group, Ledger, adopt, ledger_of
@@ -261,7 +261,9 @@ class Call:
         if run.closed.equal(base):
             return like_tuple(rotary, lambda part: take(part, run.base))
         if self.parts.rotary is None:
-            raise ValueError('positions="reindex" inside the decoder needs a rotary module, and this one has none; use "keep"')
+            raise ValueError(
+                'positions="reindex" inside the decoder needs a rotary module, and this one has none; use "keep"'
+            )
         return self.parts.rotary(hidden, position_ids=self._positions(run))
 
     @staticmethod
@@ -323,8 +325,14 @@ def _check_selection(cut: Cut, chosen: Selection, among: Tensor) -> None:
             f"{tuple(among.shape)}; index must be [B, K] and source [B, N]"
         )
     rising = (index[:, 1:] > index[:, :-1]) | ~valid[:, 1:]
-    if not bool(rising.all()) or bool(((index >= tokens) & valid).any()) or bool(((valid.sum(1, True) == 0) & (tokens > 0)).any()):
-        raise ValueError(f"{cut!r} returned an index that is not rising, out of range, or empty for a sample with an image")
+    if (
+        not bool(rising.all())
+        or bool(((index >= tokens) & valid).any())
+        or bool(((valid.sum(1, True) == 0) & (tokens > 0)).any())
+    ):
+        raise ValueError(
+            f"{cut!r} returned an index that is not rising, out of range, or empty for a sample with an image"
+        )
 
 
 __all__ = ["Call"]

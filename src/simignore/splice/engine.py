@@ -18,8 +18,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from simignore.families import Parts, image_places, parts
-from simignore.observe import AttentionRow
 from simignore.layout import Layout, layout
+from simignore.observe import AttentionRow
 from simignore.query import Query
 from simignore.splice.cache import ShortCache, UnsupportedCallError, check, ledger_of
 from simignore.splice.call import Call
@@ -136,7 +136,9 @@ class Splice:
         if embeds is None or (read is None and ledger_of(cache) is None):
             return None  # the decoder is used by itself, without the model around it: not ours
         read = read or Layout.without_image(*embeds.shape[:2])
-        call = Call(self.parts, self.cuts, self.observers, self.query, read, getattr(self._thread, "labels", None), kwargs)
+        call = Call(
+            self.parts, self.cuts, self.observers, self.query, read, getattr(self._thread, "labels", None), kwargs
+        )
         self._thread.call = call
         if isinstance(cache, ShortCache):
             cache.inside = True
@@ -174,9 +176,13 @@ def _by_layer(cuts: Sequence[Cut], layers: int) -> dict[int, list[Cut]]:
     for cut in cuts:
         layer = 0 if cut.site == "projector" else cut.site[1]
         if not 0 <= layer < layers or (layer == 0 and cut.site != "projector"):
-            raise ValueError(f"{cut!r} cuts before decoder layer {layer}; this decoder has layers 1 to {layers - 1} to cut at")
+            raise ValueError(
+                f"{cut!r} cuts before decoder layer {layer}; this decoder has layers 1 to {layers - 1} to cut at"
+            )
         if layer < last:
-            raise ValueError(f"{cut!r} cuts before layer {layer} but follows a cut before layer {last}; put earlier cuts first")
+            raise ValueError(
+                f"{cut!r} cuts before layer {layer} but follows a cut before layer {last}; put earlier cuts first"
+            )
         last = layer
         found.setdefault(layer, []).append(cut)
     return found

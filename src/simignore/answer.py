@@ -1,0 +1,97 @@
+"""Ask a model, with or without a method, and say what the answer cost."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from simignore.clock import Clock
+from simignore.families import parts
+from simignore.methods import Chain, Method
+from simignore.prompt import Prompt
+from simignore.types import Answer
+
+
+def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None = None, **generation: Any) -> Answer:
+    """The model's answer to ``prompt`` (greedy unless ``generation`` says otherwise), under ``method`` if one is given.
+
+    The method compares image tokens with the span that it names (``span``; all that the user said by default).
+    generation: arguments for ``model.generate``, such as ``max_new_tokens``.
+    """
+    inputs = prompt.inputs.to(model.device)
+    pixels = inputs.get("pixel_values")
+    if pixels is not None:
+        inputs["pixel_values"] = pixels.to(next(model.parameters()).dtype)
+    width = inputs["input_ids"].shape[1]
+    image_tokens = int((inputs["input_ids"] == parts(model).image_token).sum())
+    settings = {"do_sample": False, "max_new_tokens": 48, **generation}
+    with _laid(method, model, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
+        output = model.generate(**inputs, **settings, return_dict_in_generate=True)  # type: ignore[operator]
+    ids = output.sequences[0, width:]
+    return Answer(
+        text=processor.decode(ids, skip_special_tokens=True).strip(),
+        ids=ids.cpu(),
+        prefill=watch.first,
+        decode=watch.rest,
+        selection=sum(trace.seconds) if trace else 0.0,
+        image_tokens=image_tokens,
+        kept=int(trace.selections[0].count[0]) if trace and trace.selections else image_tokens,
+        cache_bytes=cache_bytes(output.past_key_values),
+        trace=trace,
+    )
+
+
+def _laid(method: Method | None, model: nn.Module, prompt: Prompt) -> AbstractContextManager[Any]:
+    if method is None:
+        return nullcontext()
+    return method(model, query=prompt.query(span_of(method)))
+
+
+def span_of(method: Method) -> str:
+    """The part of the prompt that a method wants image tokens compared with; "user" if it does not say."""
+    if isinstance(method, Chain):
+        return next((span for part in method.methods if (span := span_of(part)) != "user"), "user")
+    return getattr(method, "span", "user")
+
+
+def cache_bytes(cache: Any) -> int:
+    """Bytes of the keys and values that a cache holds."""
+    tensors = [tensor for layer in getattr(cache, "layers", ()) for tensor in (layer.keys, layer.values)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+class Stopwatch:
+    """Times a model's forwards: the first (prefill, vision tower included) apart from the rest (decoding), in seconds."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.first = self.rest = 0.0
+
+    def __enter__(self) -> Stopwatch:
+        self._spans: list[tuple[Any, Any]] = []
+        before = self.model.register_forward_pre_hook(lambda *_: self._open(), prepend=True)
+        after = self.model.register_forward_hook(lambda *_: self._close())
+        self._hooks = before, after
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        spans = [span.seconds() for span, _ in self._spans]
+        self.first, self.rest = (spans[0], sum(spans[1:])) if spans else (0.0, 0.0)
+
+    def _open(self) -> None:
+        clock = Clock(self.device)
+        span = clock.span()
+        span.__enter__()
+        self._spans.append((clock, span))
+
+    def _close(self) -> None:
+        self._spans[-1][1].__exit__(None, None, None)
+
+
+__all__ = ["Stopwatch", "ask", "cache_bytes", "span_of"]
