@@ -28,17 +28,50 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "answer": ["ask"],
-    "families": ["FAMILIES", "UnsupportedModelError"],
-    "methods": ["METHODS", "PRESETS", "Chain", "FastV", "Method", "Random", "Scorer", "Simignore", "preset"],
-    "prompt": ["Prompt", "build"],
-    "splice": ["UnsupportedCallError"],
-    "types": ["Answer", "Selection", "Trace", "View"],
+_HOME_OF = {  # public name -> the room it lives in
+    "FAMILIES": "families",
+    "METHODS": "methods",
+    "PRESETS": "methods",
+    "Answer": "types",
+    "Chain": "methods",
+    "FastV": "methods",
+    "Method": "methods",
+    "Prompt": "prompt",
+    "Random": "methods",
+    "Scorer": "methods",
+    "Selection": "types",
+    "Simignore": "methods",
+    "Trace": "types",
+    "UnsupportedCallError": "splice",
+    "UnsupportedModelError": "families",
+    "View": "types",
+    "ask": "answer",
+    "build": "prompt",
+    "preset": "methods",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = [*sorted(_HOME_OF), "tiny"]
+__all__ = [
+    "FAMILIES",
+    "METHODS",
+    "PRESETS",
+    "Answer",
+    "Chain",
+    "FastV",
+    "Method",
+    "Prompt",
+    "Random",
+    "Scorer",
+    "Selection",
+    "Simignore",
+    "Trace",
+    "UnsupportedCallError",
+    "UnsupportedModelError",
+    "View",
+    "ask",
+    "build",
+    "preset",
+    "tiny",
+]
 
 
 def __getattr__(name: str) -> Any:

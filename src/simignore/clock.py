@@ -25,7 +25,7 @@ class Clock:
             yield
             self._host += time.perf_counter() - start
             return
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         stream = torch.cuda.current_stream(self.device)
         begin.record(stream)
         yield

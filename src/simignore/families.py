@@ -6,7 +6,7 @@ The rest of the package asks for :func:`parts` and never looks at a model's clas
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ class Parts:
     decoder: nn.Module
     layers: tuple[nn.Module, ...]
     attentions: tuple[nn.Module, ...]
-    embed: nn.Module
+    embed: nn.Embedding
     rotary: nn.Module | None
     image_token: int
     special: frozenset[int]
@@ -102,7 +102,9 @@ def parts(model: nn.Module) -> Parts:
     if family is None:
         raise UnsupportedModelError(_unknown(model))
     merger = getattr(model, family.merger, model)  # the bare merger itself is welcome too
-    found = {name: getattr(merger, getattr(family, name), None) for name in ("vision", "projector", "decoder")}
+    found: dict[str, Any] = {
+        name: getattr(merger, getattr(family, name), None) for name in ("vision", "projector", "decoder")
+    }
     missing = [f"{name} ({getattr(family, name)})" for name, module in found.items() if module is None]
     if missing:
         raise UnsupportedModelError(
@@ -116,7 +118,7 @@ def parts(model: nn.Module) -> Parts:
         merger=merger,
         **found,
         layers=layers,
-        attentions=tuple(layer.self_attn for layer in layers),
+        attentions=tuple(cast(nn.Module, layer.self_attn) for layer in layers),
         embed=found["decoder"].get_input_embeddings(),
         rotary=getattr(found["decoder"], "rotary_emb", None),
         image_token=_image_token(family, config),
@@ -135,7 +137,8 @@ def image_places(parts: Parts, input_ids: Tensor | None, inputs_embeds: Tensor |
     if inputs_embeds is None:
         return None
     token = torch.tensor(parts.image_token, device=inputs_embeds.device)
-    return (inputs_embeds == parts.embed(token)).all(-1)  # [B, T]
+    places: Tensor = (inputs_embeds == parts.embed(token)).all(-1)  # [B, T]
+    return places
 
 
 def square_grid(vision_config: Any, config: Any) -> Grid | None:

@@ -28,7 +28,7 @@ class AttentionRow:
     """
 
     def __init__(self, attention: nn.Module) -> None:
-        self.attention = attention
+        self.attention: Any = attention
         self._thread = threading.local()
 
     def install(self) -> None:
@@ -53,7 +53,8 @@ class AttentionRow:
 
     def row(self) -> Tensor:
         """[B, kv] attention of the asked query to every key, mean over heads, float32; raises if none was computed."""
-        if (row := getattr(self._thread, "row", None)) is None:
+        row: Tensor | None = getattr(self._thread, "row", None)
+        if row is None:
             raise RuntimeError(
                 f"{type(self.attention).__name__} did not compute its attention through transformers' attention "
                 "interface, so its attention cannot be read. Use a method that does not need decoder attention."
@@ -102,14 +103,14 @@ def attention_row(
     return logits.softmax(-1).mean(1)  # [B, kv]
 
 
-def _implementation(attention: nn.Module) -> Callable[..., Any]:
+def _implementation(attention: Any) -> Callable[..., Any]:
     """The attention function that the module would use by itself."""
     name = attention.config._attn_implementation
     eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
     return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)  # type: ignore[no-any-return]
 
 
-def _observed(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
     observer: AttentionRow = module.config._simignore_row
     observer._see(query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
     return observer._inner(module, query, key, value, attention_mask, **kwargs)

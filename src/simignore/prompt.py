@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -64,7 +64,8 @@ class Prompt:
             known = [*self.spans, *(["simignore/llava-1.5-7b", "simignore/llava-1.5-13b"] if self.options else [])]
             why = "" if self.options else " (it has no options)"
             raise KeyError(f"this prompt has no span {span!r}{why}; it has {', '.join(known)}")
-        return self.inputs["input_ids"][0][self.spans[span].to(self.inputs["input_ids"].device)]
+        ids: Tensor = self.inputs["input_ids"][0]
+        return ids[self.spans[span].to(ids.device)]
 
 
 def build(
@@ -113,7 +114,8 @@ def wording(
         raise ValueError(f"options {list(options)!r}: give at least two, none of them empty")
     if answer is not None and answer not in _LAST_LINE:
         raise ValueError(f"answer={answer!r} is none of {', '.join(map(repr, _LAST_LINE))}")
-    text, pieces = "", {}
+    text = ""
+    pieces: dict[str, list[tuple[int, int]]] = {}
 
     def add(name: str | None, part: str) -> None:
         nonlocal text
@@ -224,7 +226,7 @@ def _spans(
             for i, (a, b) in enumerate(offsets)
             if any(a < start + end and b > start + begin for begin, end in ranges) and a < b
         ]
-        return places[found]
+        return cast(Tensor, places[found])
 
     special = set(tokenizer.all_special_ids)
     spans = {name: inside(ranges) for name, ranges in pieces.items()}

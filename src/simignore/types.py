@@ -107,7 +107,7 @@ class Cut(Protocol):
 class Step:
     """One cut of one prefill: where it was made and what it chose among the tokens that reached it.
 
-    ``selection`` counts image tokens as the user does (0 is the sample's first image token), whatever earlier cuts took.
+    ``selection`` counts image tokens as the user does (0 is the sample's first), whatever earlier cuts took.
     """
 
     site: Site

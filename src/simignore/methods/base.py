@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
@@ -26,8 +26,8 @@ class Method(ABC):
     """
 
     keep: int | float
-    hide: Hide = "drop"
-    positions: Positions = "keep"
+    hide: Hide = field(default="drop", kw_only=True)
+    positions: Positions = field(default="keep", kw_only=True)
 
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "text", "attention"
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from simignore.methods.base import Method, check_choice, needed
-from simignore.select import check_keep, threshold, top_k, walk
+from simignore.select import threshold, top_k, walk
 from simignore.types import Selection, View
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -32,7 +32,7 @@ class Simignore(Method):
     span: the part of the prompt that the published row compares with; the CLI and ``answer`` pass it as the query.
     """
 
-    keep: int | float | None = None  # type: ignore[assignment]
+    keep: int | float = None  # type: ignore[assignment]
     similarity: Similarity = "cosine"
     threshold: float | None = None
     skip: int = 0
@@ -45,9 +45,8 @@ class Simignore(Method):
         if self.keep is None and self.threshold is None:
             raise ValueError("say how much to keep: keep=64, keep=0.25 or threshold=0.3")
         if self.keep is None:
-            object.__setattr__(self, "keep", 1.0)
+            object.__setattr__(self, "keep", 1.0)  # no cap
         super().__post_init__()
-        check_keep(self.keep)
         check_choice(self, "similarity", get_args(Similarity))
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold={self.threshold} is not a finite number")

@@ -69,7 +69,7 @@ class Ledger:
         return [group for group in self.groups if group.first <= layer][-1]
 
 
-class ShortCache(DynamicCache):
+class ShortCache(DynamicCache):  # type: ignore[misc]
     """A ``DynamicCache`` some of whose tokens were cut; made from a plain one by :func:`adopt`, never constructed."""
 
     ledger: Ledger

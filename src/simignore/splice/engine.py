@@ -1,4 +1,4 @@
-"""The one surgeon: hooks on an unmodified model that take image tokens out on their way into, or through, the decoder.
+"""The one surgeon: hooks on an unmodified model that take image tokens out before the decoder, or on their way through it.
 
 A forward passes three doors. The *merger* (token ids and pixels come in) tells where the image tokens are; the *decoder*
 gets a shorter sequence, with the mask, positions and cache lengths to match; a *layer* may shorten it further. On the
@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from simignore.families import Parts, image_places, parts
+from simignore.families import image_places, parts
 from simignore.layout import Layout, layout
 from simignore.observe import AttentionRow
 from simignore.query import Query
@@ -55,8 +55,8 @@ class Splice:
         with _lock:
             if decoder in _engaged:
                 raise UnsupportedCallError(
-                    "this model is inside another `with method(model):` already, and two would cut each other's tokens. "
-                    "Leave the first, or combine them: `with Chain(first, second)(model):`."
+                    "this model is inside another `with method(model):` already, and two would cut each other's "
+                    "tokens. Leave the first, or combine them: `with Chain(first, second)(model):`."
                 )
             _engaged.add(decoder)
         self.trace = Trace()

@@ -23,7 +23,7 @@ def pack(stays: Tensor) -> Tensor:
 
 
 def take(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
-    """The given rows of ``x`` along ``dim``; batch is dim 0. Padding repeats place 0 and must be masked by the caller."""
+    """The given rows of ``x`` along ``dim``; batch is dim 0. Padding repeats place 0, and the caller has to mask it."""
     index = rows.clamp(min=0).to(x.device)
     if x.shape[0] != index.shape[0]:
         x = x.expand(index.shape[0], *x.shape[1:])
@@ -35,7 +35,7 @@ def take(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
 
 
 def put(x: Tensor, rows: Tensor, length: int) -> Tensor:
-    """Undo :func:`take` on [B, Q, ...]: a tensor [B, length, ...] with the rows in their old places, zeros elsewhere."""
+    """Undo :func:`take` on [B, Q, ...]: [B, length, ...] with the rows back in their old places, zeros elsewhere."""
     rows = rows.to(x.device)
     index = torch.where(rows == PAD, length, rows)  # padding is written to one extra place and cut off
     full = x.new_zeros(x.shape[0], length + 1, *x.shape[2:])
