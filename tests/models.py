@@ -30,7 +30,13 @@ _TEXT = dict(
     initializer_range=0.2,
 )
 _VISION = dict(
-    hidden_size=24, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=24
+    hidden_size=24,
+    intermediate_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    image_size=32,
+    patch_size=8,
+    projection_dim=24,
 )
 
 DECODERS = ("llama", "phi", "qwen2", "mistral")
@@ -49,7 +55,9 @@ def model(name: str = "clip-llama", attention: str = "sdpa") -> LlavaForConditio
     return _shared(name, attention)
 
 
-def fresh(name: str = "clip-llama", attention: str = "sdpa", seed: int = 0, **text: object) -> LlavaForConditionalGeneration:
+def fresh(
+    name: str = "clip-llama", attention: str = "sdpa", seed: int = 0, **text: object
+) -> LlavaForConditionalGeneration:
     """A new model, always with the same weights for the same name and seed."""
     tower, decoder = name.split("-")
     torch.manual_seed(seed)
@@ -94,5 +102,7 @@ def batch(*prompts: torch.Tensor, side: str = "left", seed: int = 0) -> dict[str
     inputs = {"input_ids": ids, "attention_mask": mask}
     if images:
         generator = torch.Generator().manual_seed(seed)
-        inputs["pixel_values"] = torch.randn(images, 3, _VISION["image_size"], _VISION["image_size"], generator=generator)
+        inputs["pixel_values"] = torch.randn(
+            images, 3, _VISION["image_size"], _VISION["image_size"], generator=generator
+        )
     return inputs

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from models import IMAGE
+from torch import Tensor
 
 
 def merged_embeddings(model, inputs) -> Tensor:
@@ -39,7 +38,9 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def layered_logits(model, x: Tensor, attention_mask: Tensor, hidden_at: dict[int, Tensor], position_ids: Tensor) -> Tensor:
+def layered_logits(
+    model, x: Tensor, attention_mask: Tensor, hidden_at: dict[int, Tensor], position_ids: Tensor
+) -> Tensor:
     """[B, T, V] logits of a plain loop over the decoder's layers, with explicit additive masks and no cache.
 
     x: [B, T, D] embeddings. hidden_at: layer -> [B, T] places that nobody may look at from that layer on.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import models
+import oracles
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import models
-import oracles
 from contract.cases import NAMES, make
 from simignore import Simignore, UnsupportedModelError
 
@@ -79,7 +79,9 @@ def test_2_keeping_everything_changes_no_bit(name, kind):
     model, inputs = models.model(kind), models.batch(*PROMPTS)
     with torch.no_grad():
         plain = model(**inputs).logits
-        words = model.generate(**inputs, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        words = model.generate(
+            **inputs, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
         with make(name, 1.0)(model) as trace:
             assert torch.equal(model(**inputs).logits, plain)
             again = model.generate(
@@ -142,7 +144,9 @@ def test_4_a_batch_gives_each_sample_what_it_gets_alone(name, kind, keep):
     for b, prompt in enumerate(prompts):
         alone = {**models.batch(prompt), "pixel_values": pixels[b]}
         with make(name, keep)(model) as single, torch.no_grad():
-            own = model.generate(**alone, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
+            own = model.generate(
+                **alone, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
         chosen = trace.selections[0].index[b]
         assert chosen[chosen >= 0].tolist() == single.selections[0].index[0].tolist()
         assert torch.equal(output.sequences[b, -4:], own.sequences[0, -4:])
@@ -191,9 +195,13 @@ def test_6_an_image_beside_none(name):
     prompts = models.prompt(images=0, words=4), models.prompt(seed=3)
     both, text = models.batch(*prompts), models.batch(prompts[0])
     with torch.no_grad():
-        alone = model.generate(**text, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
+        alone = model.generate(
+            **text, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+        )
         with make(name, 0.3)(model) as trace:
-            output = model.generate(**both, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True)
+            output = model.generate(
+                **both, max_new_tokens=4, do_sample=False, output_logits=True, return_dict_in_generate=True
+            )
     assert trace.selections[0].count.tolist()[0] == 0
     torch.testing.assert_close(torch.stack(output.logits, 1)[0], torch.stack(alone.logits, 1)[0], **CLOSE)
 

@@ -291,8 +291,11 @@ class Call:
         return put(hidden, runs[-1].rows, self.length)
 
     def _ledger(self) -> Ledger:
-        length = self._past.length + self.length
-        return Ledger([run.group for run in self.runs], length, length if self.cutting else self._past.fixed)
+        cut = ~self.left | (self.read.attended & ~self.shown)  # [B, T] places that went or were hidden
+        fixed = self._past.fixed
+        if bool(cut.any()):
+            fixed = self._past.length + int(cut.any(0).nonzero().max()) + 1
+        return Ledger([run.group for run in self.runs], self._past.length + self.length, fixed)
 
 
 def _predicts(labels: Tensor | None, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ everything that must outlive it in the cache's ledger; so threads, interleaved g
 from __future__ import annotations
 
 import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -115,10 +116,15 @@ class Splice:
             return None  # the model itself will complain
         if isinstance(mask, dict):
             raise UnsupportedCallError("attention_mask is a dict of masks; pass the tokenizer's 2-D attention_mask")
+        _check_mask(mask, places.shape[1], cache)
         read = layout(places, ids, mask, self.parts.special)
         has_image = read.image.shape[1] > 0
         check(cache, has_image)
-        _check_mask(mask, read.length, cache)
+        if has_image and _assisted():
+            raise UnsupportedCallError(
+                "assisted decoding (assistant_model, prompt_lookup_num_tokens) guesses the answer before the image tokens "
+                "are chosen, so the guess would take part in the choice. Leave those arguments out."
+            )
         if ids is None and not has_image and read.length > 1 and ledger_of(cache) is None:
             raise UnsupportedCallError(
                 "inputs_embeds came without input_ids, so where the image tokens are is unknown. Pass input_ids and "
@@ -194,6 +200,16 @@ def _named(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
         return dict(kwargs)
     names = list(inspect.signature(module.forward).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def _assisted() -> bool:
+    """Whether generate runs assisted decoding; it leaves no other sign in what it passes than its place on the stack."""
+    frame = sys._getframe()
+    while (caller := frame.f_back) is not None:
+        if caller.f_code.co_name == "_assisted_decoding":
+            return True
+        frame = caller
+    return False
 
 
 def _check_mask(mask: Tensor | None, length: int, cache: Any) -> None:
