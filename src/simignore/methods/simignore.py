@@ -72,8 +72,9 @@ class Simignore(Method):
 
 
 def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
-    """[B, N, M] similarity of every image token [B, N, D] with every text token [B, M, D], in float32."""
-    visual, text = visual.float(), text.float()
+    """[B, N, M] similarity of every image token [B, N, D] with every text token [B, M, D], in float32 or better."""
+    exact = torch.promote_types(visual.dtype, torch.float32)
+    visual, text = visual.to(exact), text.to(exact)
     if kind == "cosine":
         return normalize(visual, dim=-1) @ normalize(text, dim=-1).transpose(1, 2)
     if kind == "dot":

@@ -1,0 +1,68 @@
+"""Asking: answers and costs, through `ask` and through transformers' own pipeline."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+from transformers import pipeline
+
+import models
+import processors
+from simignore import FastV, Random, Simignore, ask, build
+
+PICTURE = Image.new("RGB", (40, 32), "red")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return models.fresh()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return processors.processor()
+
+
+@pytest.mark.parametrize("method", [None, Simignore(keep=4), FastV(keep=4, layer=2), Random(keep=0.25)], ids=repr)
+def test_an_answer_and_what_it_cost(model, processor, method):
+    prompt = build(processor, PICTURE, "What colour is the star?", options=["red", "blue"])
+    answer = ask(model, processor, prompt, method, max_new_tokens=5)
+    assert len(answer.ids) == 5 and answer.prefill > 0 and answer.decode > 0
+    assert answer.image_tokens == models.PATCHES and answer.kept == (models.PATCHES if method is None else 4)
+    length = prompt.inputs["input_ids"].shape[1] + 4  # the last token is never fed back
+    per_layer = 2 * 2 * 8 * 4  # keys and values, 2 heads of 8 numbers of 4 bytes
+    cut_layers = 0 if method is None else 2 if isinstance(method, FastV) else 4
+    expected = per_layer * (length * 4 - cut_layers * (models.PATCHES - 4))
+    assert answer.cache_bytes == expected
+    assert (answer.trace is None) == (method is None) and (answer.selection > 0) == (method is not None)
+
+
+def test_the_methods_span_is_what_it_compares_with(model, processor):
+    prompt = build(processor, PICTURE, "What colour is the star?", options=["red", "blue"])
+    by_span = ask(model, processor, prompt, Simignore(keep=4, span="options-plain"), max_new_tokens=2)
+    with Simignore(keep=4)(model, query=prompt.query("options-plain")) as trace, torch.no_grad():
+        model(**prompt.inputs)
+    assert torch.equal(by_span.trace.selections[0].index, trace.selections[0].index)
+
+
+def test_a_prompt_without_an_image(model, processor):
+    answer = ask(model, processor, build(processor, None, "What colour is it?"), Simignore(keep=4), max_new_tokens=2)
+    assert (answer.image_tokens, answer.kept) == (0, 0)
+
+
+def test_transformers_pipeline_runs_under_a_method(model, processor):
+    """Several chats in one call, batched; the pipeline never hears of the method."""
+    pipe = pipeline("image-text-to-text", model=model, processor=processor)
+    chats = [
+        [{"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": text}]}]
+        for text in ("What colour is the star?", "Where is the cat in this picture?", "how many are there?")
+    ]
+    settings = {"generate_kwargs": {"max_new_tokens": 4, "do_sample": False}, "return_full_text": False}
+    with Simignore(keep=4)(model, processor=processor) as trace:
+        together = pipe(text=chats, batch_size=3, **settings)
+    assert trace.query == "user text" and trace.selections[0].count.tolist() == [4, 4, 4]
+    for chat, output in zip(chats, together, strict=True):
+        prompt = build(processor, PICTURE, chat[0]["content"][1]["text"])
+        alone = ask(model, processor, prompt, Simignore(keep=4), max_new_tokens=4)
+        assert (output[0] if isinstance(output, list) else output)["generated_text"].strip() == alone.text
