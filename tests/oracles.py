@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from models import IMAGE
 from torch import Tensor
+
+from models import IMAGE
 
 
 def merged_embeddings(model, inputs) -> Tensor:

@@ -69,8 +69,12 @@ def test_only_the_list_of_methods_imports_a_method():
     for path in FILES:
         if path.parent.name == "methods" and path.name == "__init__.py":
             continue
-        modules = [node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-        found = [module for module in modules if module.startswith("simignore.methods.") and module.split(".")[2] in concrete]
+        modules = [
+            node.module or "" for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+        ]
+        found = [
+            module for module in modules if module.startswith("simignore.methods.") and module.split(".")[2] in concrete
+        ]
         assert not found, f"{path} imports {found}; take it from simignore.methods"
 
 

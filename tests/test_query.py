@@ -9,7 +9,7 @@ from PIL import Image
 import models
 import processors
 from simignore import Simignore
-from simignore.query import Template, find_processor
+from simignore.query import Template, find_template
 
 PICTURE = Image.new("RGB", (40, 32), "red")
 
@@ -77,11 +77,12 @@ def test_through_a_model_found_beside_its_weights(tmp_path):
     processor, model = processors.processor(), models.fresh()
     model.save_pretrained(tmp_path), processor.save_pretrained(tmp_path)
     model = type(model).from_pretrained(tmp_path).eval()
-    assert find_processor(str(tmp_path)) is not None and find_processor("") is None
-    assert find_processor(str(tmp_path / "nothing")) is None
+    assert find_template(str(tmp_path), models.IMAGE) is not None and find_template("", models.IMAGE) is None
+    assert find_template(str(tmp_path / "nothing"), models.IMAGE) is None
     texts = ["What colour is the star?", "how many are there in this picture?"]
     rendered = [
-        processor.apply_chat_template([user(PICTURE, text)], add_generation_prompt=True, tokenize=False) for text in texts
+        processor.apply_chat_template([user(PICTURE, text)], add_generation_prompt=True, tokenize=False)
+        for text in texts
     ]
     inputs = processor(images=[PICTURE] * 2, text=rendered, padding=True, return_tensors="pt")
     given = [processor.tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids[0] for text in texts]
@@ -98,10 +99,6 @@ def test_through_a_model_found_beside_its_weights(tmp_path):
 
 
 def test_a_tokenizer_that_knows_no_words_is_refused():
-    processor = processors.processor()
-    processor.tokenizer = processors.tokenizer()
-    processor.tokenizer.add_tokens([])
-
     class Deaf:
         all_special_ids, bos_token_id, unk_token_id = [], 1, 3
 

@@ -38,7 +38,7 @@ def by_loop(row, size, count):
 @settings(max_examples=150, deadline=None)
 def test_top_k_keeps_the_promised_best_in_order(sizes, seed, keep, levels):
     if isinstance(keep, int):
-        keep = min([keep, *(size for size in sizes if size)] or [keep])
+        keep = min([keep, *(size for size in sizes if size)])
         sizes = [size or keep for size in sizes]
     score, valid = scored(sizes, seed, levels)
     chosen = top_k(score, valid, keep)
@@ -47,9 +47,7 @@ def test_top_k_keeps_the_promised_best_in_order(sizes, seed, keep, levels):
         row = chosen.index[b]
         assert row[row >= 0].tolist() == by_loop(score[b], size, count)
         assert (row[row >= 0] == row[: len(row[row >= 0])]).all()  # padding comes last
-        assert chosen.source[b].tolist() == [
-            i if i in row.tolist() and i < size else -1 for i in range(valid.shape[1])
-        ]
+        assert chosen.source[b].tolist() == [i if i in row.tolist() and i < size else -1 for i in range(valid.shape[1])]
     assert chosen.count.tolist() == [budget(keep, size) for size in sizes]
 
 
@@ -118,12 +116,25 @@ def test_identity_and_from_kept():
     valid = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     assert identity(valid).index.tolist() == [[0, 1], [0, -1], [-1, -1]]
     assert from_kept(torch.tensor([[False, True, True]])).source.tolist() == [[-1, 1, 2]]
-    assert repr(identity(valid)) == "Selection(2 image tokens kept, 1 image tokens kept, 0 image tokens kept, of at most 3)"
+    assert (
+        repr(identity(valid))
+        == "Selection(2 image tokens kept, 1 image tokens kept, 0 image tokens kept, of at most 3)"
+    )
 
 
 @pytest.mark.parametrize(
     ("keep", "tokens", "count"),
-    [(0.5, 5, 3), (0.25, 144, 36), (0.9, 10, 9), (0.01, 10, 1), (1.0, 7, 7), (3, 3, 3), (1, 9, 1), (0.125, 576, 72), (5, 0, 0)],
+    [
+        (0.5, 5, 3),
+        (0.25, 144, 36),
+        (0.9, 10, 9),
+        (0.01, 10, 1),
+        (1.0, 7, 7),
+        (3, 3, 3),
+        (1, 9, 1),
+        (0.125, 576, 72),
+        (5, 0, 0),
+    ],
 )
 def test_budget(keep, tokens, count):
     assert budget(keep, tokens) == count

@@ -16,15 +16,16 @@ class Query:
     """Token ids to compare image tokens with, for each sample of whatever batch comes.
 
     given: ids [M] for all samples, or a list with one such tensor per sample, or None for the words of the prompt's last
-        user turn. To tell those from the words of the chat template a processor is needed; without one, all of the
-        prompt's text counts except special tokens, and ``origin`` says so.
+        user turn. ``template`` tells those from the words of the chat template; without one, all of the prompt's text
+        counts except special tokens, and ``origin`` says so.
     image_token, special: ids that are never text. vocabulary: number of token ids that the decoder knows.
     """
 
-    def __init__(self, given: Any, processor: Any, image_token: int, special: frozenset[int], vocabulary: int) -> None:
-        self.image_token, self.special = image_token, special
+    def __init__(
+        self, given: Any, template: Template | None, image_token: int, special: frozenset[int], vocabulary: int
+    ) -> None:
+        self.image_token, self.special, self.template = image_token, special, template
         self.given = None if given is None else _as_queries(given, vocabulary)
-        self.template = Template(processor, image_token) if processor is not None and given is None else None
         self.origin = "given" if self.given is not None else "user text" if self.template else "whole prompt"
 
     def tokens(self, read: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -141,17 +142,19 @@ class Template:
 
 
 @lru_cache(maxsize=8)
-def find_processor(where: str) -> Any:
-    """The processor that lies on this machine under a model's name or folder, or None. Never asks the network."""
+def find_template(where: str, image_token: int) -> Template | None:
+    """The template of the processor that lies on this machine under a model's name or folder, or None.
+
+    Never asks the network.
+    """
     from transformers import AutoProcessor
 
     if not where:
         return None
     try:
-        processor = AutoProcessor.from_pretrained(where, local_files_only=True)
+        return Template(AutoProcessor.from_pretrained(where, local_files_only=True), image_token)
     except Exception:  # whatever went wrong means the same: there is none to be had here
         return None
-    return processor if getattr(processor, "chat_template", None) else None
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import models
-import oracles
 import pytest
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import models
+import oracles
 from contract.cases import NAMES, make
 from simignore import Simignore, UnsupportedModelError
 

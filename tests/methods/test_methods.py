@@ -30,7 +30,10 @@ def view(n=8, m=3, d=4, seed=0, sizes=None, **more):
 
 @pytest.mark.parametrize("method", [*PRESETS.values(), *(cls(keep=0.25) for cls in METHODS.values())], ids=repr)
 def test_the_repr_rebuilds_the_method(method):
-    assert eval(repr(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()}) == method
+    assert (
+        eval(repr(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()})
+        == method
+    )
     assert isinstance(method, Method) and hash(method) == hash(method)
 
 

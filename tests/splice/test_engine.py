@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import threading
 
-import models
-import oracles
 import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
+import models
+import oracles
 from simignore import Chain, FastV, Random, Simignore, UnsupportedCallError
 from simignore.splice import ShortCache
 
@@ -183,6 +183,22 @@ def test_training_mode_with_dropout_works_and_the_choice_is_not_random():
             model(**inputs).logits.sum().backward()
     assert all(torch.equal(trace.selections[0].index, other.index) for other in trace.selections)
     assert model.training
+
+
+def test_gradient_checkpointing_before_the_decoder_and_not_inside():
+    model, inputs = models.fresh().train(), models.batch(models.prompt())
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == models.IMAGE, -100)
+    weight, found = model.model.multi_modal_projector.linear_1.weight, []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        with Simignore(keep=4)(model, query=QUERY):
+            model(**inputs, labels=labels, use_cache=False).loss.backward()
+        found.append(weight.grad.clone())
+    torch.testing.assert_close(*found)
+    with FastV(keep=4, layer=2)(model), pytest.raises(UnsupportedCallError, match="gradient_checkpointing_disable"):
+        model(**inputs, labels=labels, use_cache=False)
 
 
 # ---------------------------------------------------------------- caches

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_args
 from torch import Tensor, nn
 
 from simignore.families import parts
-from simignore.query import Query, find_processor
+from simignore.query import Query, Template, find_template
 from simignore.select import check_keep, top_k
 from simignore.splice import Splice
 from simignore.types import Cut, Hide, Positions, Selection, Site, View
@@ -60,9 +60,11 @@ class Method(ABC):
         """
         p = parts(model)
         cuts = self.cuts()
-        if query is None and processor is None and any("text" in cut.needs for cut in cuts):
-            processor = find_processor(getattr(p.model.config, "_name_or_path", ""))
-        return Splice(model, cuts, Query(query, processor, p.image_token, p.special, p.embed.num_embeddings))
+        template = None
+        if query is None and any("text" in cut.needs for cut in cuts):
+            name = getattr(p.model.config, "_name_or_path", "")
+            template = Template(processor, p.image_token) if processor else find_template(name, p.image_token)
+        return Splice(model, cuts, Query(query, template, p.image_token, p.special, p.embed.num_embeddings))
 
 
 class Scorer(Method):

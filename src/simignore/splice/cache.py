@@ -64,6 +64,10 @@ class Ledger:
             [Group(0, columns, seen, bool(seen.all()), torch.zeros(batch, 1, dtype=torch.long, device=device))], length
         )
 
+    def parts_at(self, layer: int) -> bool:
+        """Whether the cache's lengths change at this decoder layer."""
+        return any(group.first == layer for group in self.groups)
+
     def group(self, layer: int) -> Group:
         """The group that serves this decoder layer."""
         return [group for group in self.groups if group.first <= layer][-1]

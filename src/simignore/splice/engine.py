@@ -41,6 +41,9 @@ class Splice:
     def __init__(self, model: nn.Module, cuts: Sequence[Cut], query: Query) -> None:
         self.parts = parts(model)
         self.query = query
+        for cut in cuts:
+            if unknown := set(cut.needs) - {"visual", "text", "attention"}:
+                raise ValueError(f"{cut!r} needs {sorted(unknown)}; a view can hold 'visual', 'text' and 'attention'")
         self.cuts = _by_layer(cuts, len(self.parts.layers))
         self.observers = {
             layer: AttentionRow(self.parts.attentions[layer - 1])
@@ -137,6 +140,11 @@ class Splice:
 
     def _decoder_in(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         self._thread.call = None
+        if module.training and getattr(module, "gradient_checkpointing", False) and max(self.cuts, default=0) > 0:
+            raise UnsupportedCallError(
+                "gradient checkpointing runs decoder layers a second time, after the choice inside them is forgotten. Call "
+                "model.gradient_checkpointing_disable(), or cut before the decoder."
+            )
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
         read: Layout | None = getattr(self._thread, "layout", None)
         if embeds is None or (read is None and ledger_of(cache) is None):

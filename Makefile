@@ -1,0 +1,45 @@
+# One word, one line each. The first call makes .venv; later ones reuse it until the declared dependencies change.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup ask test check readme bench train clean
+
+help: ## list these words
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python3"; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+setup: $(READY) ## make the virtual environment
+
+ask: $(READY) ## ask the bundled model about the bundled image, with and without simignore; writes out/kept.png
+	@mkdir -p out
+	@$(BIN)/simignore ask example --out out/kept.png
+
+test: $(READY) ## run the tests
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## lint, format, types, import direction, generated tables
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest tests/test_layers.py
+	@$(BIN)/python scripts/readme.py --check
+
+readme: $(READY) ## write the generated parts of the README anew
+	@$(BIN)/python scripts/readme.py
+
+bench: $(READY) ## measure prefill, decoding and memory on this machine
+	@$(BIN)/python benchmarks/prefill.py --json results/prefill.json
+
+train: $(READY) ## train the bundled model from the seed (see src/simignore/tiny)
+	@$(BIN)/python -m simignore.tiny.train
+
+clean: ## remove the virtual environment and what tools left behind
+	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
