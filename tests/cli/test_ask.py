@@ -1,6 +1,7 @@
 """``simignore ask``: what it prints is what the library does, and the picture is of it."""
 
 import json
+from dataclasses import dataclass
 
 import checkpoints
 import models
@@ -12,6 +13,7 @@ from PIL import Image
 import simignore as library
 from simignore.figures import seen_image
 from simignore.figures.kept import bright_and_dark
+from simignore.select import from_kept
 from simignore.types import Answer
 
 FACTS = {
@@ -175,3 +177,24 @@ def test_the_bundled_picture_and_model_are_the_default(simignore, photo, monkeyp
     assert facts(simignore("ask", "What is this?", *short))["question"] == "What is this?"
     assert facts(simignore("ask", "example", "What is this?", *short))["images"] == [str(photo)]
     assert facts(simignore("ask", "example", *short))["question"] == "Which colour?"
+
+
+@dataclass(frozen=True)
+class Every(library.Method):
+    """Keep every so-manieth token. It scores the first half only."""
+
+    step: int = 2
+
+    def choose(self, view: library.View) -> library.Selection:
+        places = torch.arange(view.valid.shape[1])
+        score = torch.where(places < 8, places.float(), torch.nan)
+        return from_kept((places % self.step == 0)[None], score[None])
+
+
+def test_a_new_method_is_on_the_command_line_by_itself(ask, simignore, monkeypatch, tmp_path):
+    monkeypatch.setitem(library.METHODS, "every", Every)
+    found = facts(ask("--json", "--method", "every", "--set", "step=5", "--out", tmp_path / "kept.png"))
+    assert found["kept"] == [0, 5, 10, 15] and found["compared_with"] is None
+    assert found["method"] == repr(Every(keep=0.25, step=5))
+    assert found["score"] == [*range(8), *[None] * 8] and found["score_kind"] == "score"
+    assert "Keep every so-manieth token." in " ".join(simignore("list", "methods", "--json").stdout.split())

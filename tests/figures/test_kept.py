@@ -198,3 +198,7 @@ def test_viridis_grows_steadily_brighter():
     light = viridis(np.linspace(0, 1, 200)) @ np.array([0.2126, 0.7152, 0.0722])
     assert (np.diff(light) > -0.8).all() and light[-1] > light[0] + 150
     assert np.array_equal(viridis(np.array([-3.0, 4.0])), viridis(np.array([0.0, 1.0])))
+
+
+def test_viridis_runs_from_purple_to_yellow():
+    assert viridis(np.array([0.0, 1.0])).tolist() == [[68, 1, 84], [253, 231, 37]]

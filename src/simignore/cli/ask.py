@@ -139,7 +139,7 @@ def waiting(what: str, quiet: bool) -> Iterator[None]:
     if quiet or not console.is_terminal:
         yield
         return
-    with console.status(f"{what} ..."):
+    with console.status(f"{what} ...", refresh_per_second=2):  # rarely: drawing takes time from what is timed
         yield
 
 
