@@ -127,6 +127,16 @@ def test_the_heat_map_colours_every_patch_by_its_score_and_hatches_those_without
     assert bar[lowest].max() < 60  # the dark tick at the lowest kept score
 
 
+def test_scores_over_many_powers_of_ten_are_coloured_by_their_logarithm():
+    score = torch.tensor([[0.1, 1e-3, 1e-5, *[1e-9] * 12, 0.0]])
+    image, chosen = coloured_patches(4, 4), selection([0, 15], score)
+    sheet = np.asarray(kept_picture(image, chosen, GRID, size=160))
+    [(y, x)] = place_of(np.asarray(bright_and_dark(image, chosen.kept[0].reshape(4, 4).numpy(), 40)), sheet)
+    heat = centres(sheet[y : y + 160, x + 188 : x + 348], *GRID).reshape(16, 3)
+    for place, part in ((0, 1), (1, 4 / 6), (2, 2 / 6), (3, 0), (15, 0)):  # six powers of ten below 0.1
+        assert np.abs(heat[place] - viridis(np.array(part))).max() <= 1
+
+
 def test_without_scores_there_is_no_heat_map():
     image = coloured_patches(4, 4)
     plain = kept_picture(image, selection([0]), GRID)

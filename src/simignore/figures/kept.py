@@ -104,15 +104,25 @@ class _Panel:
 
 @dataclass(frozen=True)
 class _Scores:
-    """The range of the scores of all images, and the lowest of a kept patch (None if no kept patch has one)."""
+    """The range of the scores of all images, and the lowest of a kept patch (None if no kept patch has one).
+
+    log: colours follow the logarithm, because most scores are tiny beside the highest, as attention is.
+    cut: there are scores below ``low``, which look like it.
+    """
 
     low: float
     high: float
     lowest_kept: float | None
+    log: bool
+    cut: bool
 
     def part(self, score: Array) -> Array:
         """Where scores lie in the range, 0..1; one half everywhere if all are equal."""
-        return (score - self.low) / (self.high - self.low) if self.high > self.low else np.full_like(score, 0.5)
+        if self.high <= self.low:
+            return np.full(np.shape(score), 0.5)
+        if self.log:
+            return np.asarray(np.log(np.maximum(score, self.low) / self.low) / np.log(self.high / self.low))
+        return (score - self.low) / (self.high - self.low)
 
 
 def _panels(
@@ -143,7 +153,11 @@ def _scores(panels: Sequence[_Panel]) -> _Scores | None:
     if not known.size:
         return None
     stayed = np.concatenate([score[kept & np.isfinite(score)] for score, kept in scored])
-    return _Scores(float(known.min()), float(known.max()), float(stayed.min()) if stayed.size else None)
+    low, high = float(known.min()), float(known.max())
+    log = low >= 0 and high > 100 * float(np.median(known))
+    # six powers of ten are told apart, what is smaller looks like the lowest of them
+    floor = max(low, high * 1e-6) if log else low
+    return _Scores(floor, high, float(stayed.min()) if stayed.size else None, log, cut=low < floor)
 
 
 def _row(
@@ -162,7 +176,7 @@ def _row(
     name = "" if number is None else f"image {number + 1}: "
     sheet.text(left, f"{name}{int(panel.kept.sum())} of {panel.kept.size} image tokens kept", 15, QUIET)
     if scores:
-        sheet.text(right, f"score of each image token: {unit}", 15, QUIET)
+        sheet.text(right, f"score of each image token: {unit}{' (log scale)' if scores.log else ''}", 15, QUIET)
     sheet.y += 24
     sheet.image.paste(bright_and_dark(panel.image, panel.kept, cell, patch), (left, sheet.y))
     if scores and panel.score is not None:
@@ -217,13 +231,14 @@ def _colour_bar(sheet: Sheet, x: int, height: int, scores: _Scores) -> None:
     sheet.image.paste(Image.fromarray(ramp), (x, sheet.y))
     draw, label = sheet.draw, x + _BAR + 8
     put(draw, (label, sheet.y), _number(scores.high), 14, INK, "lt")
-    put(draw, (label, sheet.y + height - 1), _number(scores.low), 14, INK, "lb")
-    if (lowest := scores.lowest_kept) is None:
+    put(draw, (label, sheet.y + height - 1), ("<= " if scores.cut else "") + _number(scores.low), 14, INK, "lb")
+    if scores.lowest_kept is None:
         return
+    lowest = max(scores.lowest_kept, scores.low)
     at = sheet.y + round((1 - float(scores.part(np.array(lowest)))) * (height - 1))
     draw.rectangle((x - 3, at - 1, x + _BAR + 2, at + 1), fill=INK)
     middle = min(max(at, sheet.y + 28), sheet.y + height - 44)  # clear of the two ends' numbers
-    put(draw, (label, middle), _number(lowest), 14, INK, "lm")
+    put(draw, (label, middle), _number(scores.lowest_kept), 14, INK, "lm")
     put(draw, (label, middle + 16), "lowest kept", 13, QUIET, "lm")
 
 
