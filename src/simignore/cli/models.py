@@ -1,0 +1,88 @@
+"""Loading a model by the name that was typed: the bundled one, a folder, or a name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+BUNDLED = "tiny"
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DEVICES = ("auto", "cpu", "cuda")
+
+
+def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+    """A model in eval mode and its processor.
+
+    name: None or "tiny" for the bundled model, else a folder or a hub name. device: "auto" takes a GPU if there is one.
+    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU.
+    Raises UnsupportedModelError (a ValueError) for a family that no entry serves, before any weights are read;
+    ValueError for a device or dtype that is not there; OSError or ValueError, naming it, for what cannot be loaded.
+    """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # ours shows that something is going on
+    where, kind = _device(device), _dtype(dtype)
+    if name is None or name == BUNDLED:
+        tiny: Any = import_module("simignore.tiny")
+        if not hasattr(tiny, "load"):
+            raise OSError("this installation has no bundled model; name one with --model FOLDER_OR_NAME")
+        model, processor = tiny.load(device=where, dtype=kind)
+        return model, processor
+    name = _checked(name)
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    wanted = kind if kind is not None else "auto" if where == "cuda" else _dtype("float32")
+    try:
+        processor = AutoProcessor.from_pretrained(name)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=wanted)
+    except Exception as error:  # safetensors, tokenizers and JSON each raise their own
+        raise ValueError(f"the model {name!r} cannot be loaded: {error}") from error
+    return model.to(where).eval(), processor
+
+
+def _checked(name: str) -> str:
+    """The folder or hub name, once its config turned out to be that of a family which can be served."""
+    from transformers import PretrainedConfig
+
+    from simignore.families import FAMILIES, UnsupportedModelError
+
+    folder = Path(name).expanduser()
+    if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise OSError(f"no model folder at {name}; check the path")
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise OSError(f"{name} is no model: it holds no config.json; name the folder that `save_pretrained` wrote")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(name)
+    except Exception as error:  # the hub client raises many kinds
+        raise OSError(
+            f"no model {name!r}: there is no such folder in {os.getcwd()}, and the Hugging Face hub gave none ({error})"
+        ) from error
+    if (kind := config.get("model_type")) not in FAMILIES:
+        raise UnsupportedModelError(
+            f"simignore cannot serve {name}: model type {kind!r} is none of {', '.join(sorted(FAMILIES))} "
+            "(`simignore list families`; CONTRIBUTING.md says how to add one)"
+        )
+    return str(folder) if folder.exists() else name
+
+
+def _device(typed: str) -> str:
+    import torch
+
+    if typed not in _DEVICES:
+        raise ValueError(f"--device {typed!r} is none of {', '.join(_DEVICES)}")
+    if typed == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this PyTorch sees no GPU; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if typed == "auto" else typed
+
+
+def _dtype(typed: str) -> torch.dtype | None:
+    import torch
+
+    if typed not in _DTYPES:
+        raise ValueError(f"--dtype {typed!r} is none of {', '.join(_DTYPES)}")
+    return None if typed == "auto" else getattr(torch, typed)

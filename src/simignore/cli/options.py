@@ -1,0 +1,77 @@
+"""From what was typed to a method. Which options a method has is read from its dataclass fields, never listed here."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simignore.methods import Method
+
+DEFAULT_METHOD = "simignore"
+DEFAULT_KEEP = 0.25  # for methods without a default of their own
+
+
+def read_keep(typed: str) -> int | float:
+    """``64`` and ``1`` are counts; ``0.25``, ``25%`` and ``1.0`` are fractions. Raises ValueError for anything else."""
+    text = typed.strip()
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise ValueError(f"--keep {typed!r} is neither a count (64) nor a fraction (0.25 or 25%)") from None
+
+
+def read_settings(typed: Sequence[str]) -> dict[str, Any]:
+    """``["similarity=dot", "skip=1"]`` as ``{"similarity": "dot", "skip": 1}``."""
+    settings: dict[str, Any] = {}
+    for pair in typed:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"--set {pair!r}: write NAME=VALUE, such as --set similarity=dot")
+        try:
+            settings[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            settings[name.strip()] = value.strip()
+    return settings
+
+
+def read_options(typed: str | None) -> list[str]:
+    """Answer options, separated by commas, or by ``|`` where one occurs. Empty ones are kept, to be refused by name."""
+    if typed is None:
+        return []
+    return [option.strip() for option in typed.split("|" if "|" in typed else ",")]
+
+
+def make_method(name: str | None, preset_name: str | None, given: Mapping[str, Any]) -> Method:
+    """The method called ``name`` (default: simignore) with the options in ``given``, or a preset as it was published.
+
+    Options that are None were not given. Raises KeyError for unknown names, ValueError for options that the method does
+    not have, for values that it refuses, and for a preset with options.
+    """
+    from simignore.methods import METHODS, preset
+
+    given = {option: value for option, value in given.items() if value is not None}
+    if preset_name is not None:
+        if extra := [*([] if name is None else ["method"]), *given]:
+            raise ValueError(f"--preset {preset_name} fixes the whole method; leave out {_dashed(extra)}")
+        return preset(preset_name)
+    name = DEFAULT_METHOD if name is None else name
+    if name not in METHODS:
+        raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
+    known = {field.name: field for field in fields(METHODS[name]) if field.init}
+    if strange := [option for option in given if option not in known]:
+        raise ValueError(f"method {name!r} has no {_dashed(strange)}; its options are {', '.join(known)}")
+    if "keep" not in given and "threshold" not in given and known["keep"].default in (None, MISSING):
+        given["keep"] = DEFAULT_KEEP
+    try:
+        return METHODS[name](**given)
+    except TypeError as error:  # such as a word where a number is wanted
+        raise ValueError(f"method {name!r}: {error}") from error
+
+
+def _dashed(names: Sequence[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)

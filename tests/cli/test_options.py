@@ -1,0 +1,48 @@
+"""What is typed becomes the right numbers."""
+
+import pytest
+
+from simignore.cli.options import read_keep, read_options, read_settings
+from simignore.cli.table import duration, size
+
+
+@pytest.mark.parametrize(
+    ("typed", "keep"),
+    [
+        ("64", 64),
+        ("1", 1),
+        ("1.0", 1.0),
+        ("0.25", 0.25),
+        ("25%", 0.25),
+        ("100%", 1.0),
+        (" 12 ", 12),
+        ("-1", -1),
+        ("1e-1", 0.1),
+    ],
+)
+def test_keep(typed, keep):
+    assert read_keep(typed) == keep and type(read_keep(typed)) is type(keep)
+
+
+@pytest.mark.parametrize("typed", ["", "%", "a", "1/4", "0,25", "--"])
+def test_keep_refuses(typed):
+    with pytest.raises(ValueError, match="neither a count"):
+        read_keep(typed)
+
+
+def test_settings():
+    typed = ["a=1", "b = 0.5", "c=dot", "d='x=y'", "e=x=y", "f=None"]
+    assert read_settings(typed) == {"a": 1, "b": 0.5, "c": "dot", "d": "x=y", "e": "x=y", "f": None}
+
+
+@pytest.mark.parametrize(
+    ("typed", "options"),
+    [(None, []), ("", [""]), ("a, b ,c", ["a", "b", "c"]), ("a, b|c", ["a, b", "c"]), ("a,,b", ["a", "", "b"])],
+)
+def test_options(typed, options):
+    assert read_options(typed) == options
+
+
+def test_units():
+    assert [duration(s) for s in (0.00042, 0.0123, 1.5, 12.34)] == ["0.42 ms", "12.3 ms", "1.5 s", "12.3 s"]
+    assert [size(b) for b in (12, 1_000, 599_040, 1_668_096, 5.5e9)] == ["12 B", "1 kB", "599 kB", "1.67 MB", "5.5 GB"]
