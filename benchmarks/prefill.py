@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import Watch, interleaved, ratio, save, summary, surroundings
 from benchmarks.shapes import SHAPES, Shape, model, native, prompts, questions
-from simignore import METHODS, Chain, FastV, Method, Simignore
 from simignore.answer import cache_bytes
+from simignore.methods import METHODS, Chain, FastV, Method, Simignore
 
 NATIVE, AGAIN, FULL, MASK = "native", "native again", "full", "mask"
 RATIO_BAR, SELECTION_BAR = 1.03, 0.02
