@@ -1,0 +1,251 @@
+"""The README's generated sections, by name: each makes Markdown from a folder that holds ``results/``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from simignore.families import FAMILIES
+from simignore.methods import METHODS, PRESETS, Chain, Method
+
+SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
+MADE_BY = {
+    SPEED: "python -m benchmarks.prefill --json results/prefill.json",
+    ACCURACY: "python -m simignore.tiny.evaluate --out results/tiny.json",
+    SCENES: "python -m benchmarks.scenes --json results/scenes.json",
+}
+
+
+class StaleError(ValueError):
+    """The README cannot be written as it is: a marker or a result is missing; the message says which and the remedy."""
+
+
+# sections made from the package's own lists
+
+
+def methods(_: Path) -> str:
+    """One row per method: its rule, where it cuts, what it looks at, where it is from."""
+    head = ("method", "rule", "cuts", "compares with the text", "source")
+    return _table(head, [_method_row(name, kind) for name, kind in METHODS.items()])
+
+
+def _method_row(name: str, kind: type[Method]) -> list[str]:
+    doc = kind.__doc__ or ""
+    site = kind(keep=1).site
+    where = "before the decoder" if site == "projector" else "inside the decoder, before the layer you name"
+    guided = "yes" if "text" in kind.needs else "no"
+    return [f"`{name}`", _sentence(doc), where, guided, _linked(_source(doc))]
+
+
+def presets(_: Path) -> str:
+    """One row per preset, with the method written so that it can be pasted."""
+    return _table(("preset", "is"), [[f"`{name}`", f"`{short(method)}`"] for name, method in PRESETS.items()])
+
+
+def families(_: Path) -> str:
+    """One row per model family."""
+    rows = [[f.title, f"`{f.model_type}`", _linked(f.source)] for f in FAMILIES.values()]
+    return _table(("family", "`model_type`", "source"), rows)
+
+
+def short(method: Method) -> str:
+    """A method's repr without the fields that hold their defaults, but ``keep``; pasted, it builds the same method."""
+    if isinstance(method, Chain):
+        return f"Chain({', '.join(map(short, method.methods))})"
+    values = [(f, getattr(method, f.name)) for f in fields(method)]
+    told = [f"{f.name}={value!r}" for f, value in values if f.name == "keep" or value != f.default]
+    return f"{type(method).__name__}({', '.join(told)})"
+
+
+# sections made from results
+
+
+def speed(root: Path) -> str:
+    """Prefill, decoding and cache, against all image tokens and against a prompt that is natively as short."""
+    result = _result(root, SPEED)
+    parts = []
+    for run in result["runs"]:
+        tokens, cases = run["tokens"], run["cases"]
+        head = ("", "prefill", "of the full prompt's", "of the natively short prompt's", "a decoding step", "KV cache")
+        rows = [
+            [
+                _CASES.get(name, f"`{name}`"),
+                f"{one['prefill']['median'] * 1e3:.0f} ms",
+                f"{one['prefill_to_full']['median']:.2f}",
+                f"{one['prefill_to_native']['median']:.2f}",
+                f"{one['decode']['median'] * 1e3:.1f} ms",
+                f"{one['kv_bytes'] / 1e6:.1f} MB",
+            ]
+            for name, one in cases.items()
+        ]
+        parts += [f"{tokens['keep']} of {tokens['image']} image tokens, batch {run['batch']}:", _table(head, rows)]
+    return "\n\n".join([*parts, _footnote(result, f"medians of {result['rounds']} interleaved rounds")])
+
+
+_CASES = {
+    "full": "all image tokens",
+    "native": "natively short prompt",
+    "native again": "the same once more (noise)",
+    "mask": "hidden, not dropped",
+}
+
+
+def savings(root: Path) -> str:
+    """The one sentence that says what is saved, from the first run of the speed measurement."""
+    result = _result(root, SPEED)
+    run = result["runs"][0]
+    name = next(name for name in run["cases"] if name not in _CASES)
+    full, less = run["cases"]["full"], run["cases"][name]
+    tokens = run["tokens"]
+    note = _footnote(result, f"Medians of {result['rounds']} interleaved rounds")
+    ratio, native = less["prefill_to_full"]["median"], less["prefill_to_native"]["median"]
+    return (
+        f"With `{name}` keeping {tokens['keep']} of {tokens['image']} image tokens, prefill took {ratio:.0%} of the "
+        f"full prompt's time ({native:.2f} times that of a prompt that is natively as short) and the key-value cache "
+        f"{less['kv_bytes'] / full['kv_bytes']:.0%} of its memory ({less['kv_bytes'] / 1e6:.1f} instead of "
+        f"{full['kv_bytes'] / 1e6:.1f} MB). {note}"
+    )
+
+
+def accuracy(root: Path) -> str:
+    """The bundled model with all image tokens: one row per kind of question, one column per form."""
+    result = _result(root, ACCURACY)
+    forms: Mapping[str, Any] = result.get("forms", {})
+    kinds = list(dict.fromkeys(kind for form in forms.values() for kind in form.get("kinds", {})))
+    rows = [[_words(kind), *(_share(form.get("kinds", {}).get(kind)) for form in forms.values())] for kind in kinds]
+    rows.append(["**all**", *(f"**{_share(form.get('all'))}**" for form in forms.values())])
+    legend = "\n".join(f"- {name}: {form['what']}" for name, form in forms.items() if form.get("what"))
+    note = _footnote(result, "Right answers on scenes that training never drew")
+    return "\n\n".join([_table(("question", *forms), rows), *([legend] if legend else []), note])
+
+
+def scenes(root: Path) -> str:
+    """The bundled model with fewer image tokens: one row per method, one column per budget."""
+    result = _result(root, SCENES)
+    rows: Sequence[Mapping[str, Any]] = result["rows"]
+    budgets = sorted({row["keep"] for row in rows if row["keep"] < 1}, reverse=True)
+    labels = list(dict.fromkeys(_label(row) for row in rows if row["keep"] < 1))
+    whole = [row for row in rows if row["keep"] >= 1]
+    table = [
+        [label, *(_pooled([row for row in rows if _label(row) == label and row["keep"] == keep]) for keep in budgets)]
+        for label in labels
+    ]
+    first = f"All image tokens: {_pooled(whole)}.\n\n" if whole else ""
+    head = ("keeps", *(f"{keep:g} of the image tokens" for keep in budgets))
+    note = _footnote(
+        result, f"{rows[0]['questions']} questions; in brackets Wilson's 95 % interval, for several seeds their range"
+    )
+    return f"{first}{_table(head, table)}\n\n{note}"
+
+
+def kinds(root: Path) -> str:
+    """Where fewer image tokens hurt: one row per kind of question, at the middle budget."""
+    rows: Sequence[Mapping[str, Any]] = _result(root, SCENES)["rows"]
+    budgets = sorted({row["keep"] for row in rows if row["keep"] < 1})
+    if not budgets:
+        raise StaleError(f"{SCENES} holds no row with fewer image tokens; make it anew: {MADE_BY[SCENES]}")
+    middle = budgets[len(budgets) // 2]
+    shown = [row for row in rows if row["keep"] in (1.0, middle)]
+    labels = list(dict.fromkeys(_label(row) for row in shown))
+    every = list(dict.fromkeys(kind for row in shown for kind in row["kinds"]))
+    table = [
+        [_words(kind), *(_of_kind(kind, [r for r in shown if _label(r) == label]) for label in labels)]
+        for kind in every
+    ]
+    return f"With {middle:g} of the image tokens:\n\n" + _table(("question", *labels), table)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return str(row.get("label") or f"`{row['method']}`")
+
+
+def _pooled(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy with its interval; of several seeds the mean with their range."""
+    if not rows:
+        return ""
+    mean = sum(row["accuracy"] for row in rows) / len(rows)
+    one = len(rows) == 1
+    low = rows[0]["low"] if one else min(row["accuracy"] for row in rows)
+    high = rows[0]["high"] if one else max(row["accuracy"] for row in rows)
+    return f"{mean * 100:.1f} % ({low * 100:.1f}-{high * 100:.1f})"
+
+
+def _of_kind(kind: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    told = [row["kinds"][kind] for row in rows if kind in row["kinds"]]
+    asked = sum(one["asked"] for one in told)
+    return f"{sum(one['right'] for one in told) / asked * 100:.1f} %" if asked else ""
+
+
+def _share(share: Mapping[str, Any] | None) -> str:
+    return f"{share['accuracy'] * 100:.1f} %" if share else ""
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "methods": methods,
+    "presets": presets,
+    "families": families,
+    "speed": speed,
+    "savings": savings,
+    "accuracy": accuracy,
+    "scenes": scenes,
+    "kinds": kinds,
+}
+
+# words and tables
+
+
+def _result(root: Path, path: str) -> dict[str, Any]:
+    if not (root / path).is_file():
+        raise StaleError(f"no {path}; make it: {MADE_BY[path]}")
+    try:
+        found: dict[str, Any] = json.loads((root / path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise StaleError(f"{path} is no JSON ({error}); make it anew: {MADE_BY[path]}") from error
+    return found
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def _footnote(result: Mapping[str, Any], what: str) -> str:
+    """Where a table's figures come from, as far as the result says."""
+    versions = result.get("versions", {})
+    told = [f"{name} {v}" for name in ("torch", "transformers") if (v := versions.get(name) or result.get(name))]
+    hardware = result.get("hardware", {})
+    if hardware:
+        machine = hardware.get("gpu") or f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
+        told.insert(0, machine)
+    elif result.get("machine"):
+        told.insert(0, str(result["machine"]))
+    command = f" (`{result['command']}`)" if result.get("command") else ""
+    return f"{what}; {', '.join(told)}{command}." if told else f"{what}{command}."
+
+
+def _sentence(doc: str) -> str:
+    """The first sentence of a docstring, in Markdown."""
+    flat = " ".join(doc.split("\n\n")[0].split())
+    return _code(re.split(r"(?<=[.!?]) (?=[A-Z])", flat)[0])
+
+
+def _source(doc: str) -> str:
+    """What a docstring names behind ``Source:``, up to the end of the sentence."""
+    told = re.search(r"Source:\s*(.+?)(?:[.;](?=\s|$)|\n\s*\n|$)", doc, re.DOTALL)
+    return " ".join(told[1].split()) if told else ""
+
+
+def _linked(source: str) -> str:
+    return re.sub(r"arXiv[ :](\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", source)
+
+
+def _code(text: str) -> str:
+    return text.replace("``", "`")
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -1,0 +1,104 @@
+"""The speed benchmark runs, measures every case and says what it cannot do. No test judges how fast anything is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def prefill(monkeypatch):
+    """The benchmark's module, imported from the checkout."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    import benchmarks.prefill
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield benchmarks.prefill
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def run(prefill):
+    app = Typer()
+    app.command()(prefill.main)
+    return lambda *words: CliRunner().invoke(app, ["--threads", "1", *words])
+
+
+def test_one_round_measures_every_case(run, prefill, tmp_path):
+    out = tmp_path / "prefill.json"
+    done = run("--shape", "toy", "--rounds", "1", "--steps", "2", "--keep", "16", "--keep", "64", "--json", str(out))
+    assert done.exit_code == 0, done.output
+    result = json.loads(out.read_text())
+    assert {"date", "command", "versions", "hardware", "seed", "rounds", "shape"} <= result.keys()
+    short, whole = result["runs"]
+    cases = short["cases"]
+    assert set(cases) == {"full", "native", "native again", "mask", "simignore", "random", "fastv", "chain"}
+    for one in cases.values():
+        assert all(len(one[time]["raw"]) == 1 and one[time]["median"] > 0 for time in prefill.TIMES)
+    assert cases["simignore"]["kv_bytes"] == cases["native"]["kv_bytes"] < cases["full"]["kv_bytes"]
+    assert cases["full"]["kv_bytes"] == cases["mask"]["kv_bytes"] == whole["cases"]["simignore"]["kv_bytes"]
+    assert {bar["limit"] for bar in short["bars"]} == {prefill.RATIO_BAR, prefill.SELECTION_BAR}
+    assert "natively short" in done.output
+
+
+def test_the_7b_preset_runs_when_it_is_made_small(prefill, tmp_path):
+    shape = replace(
+        prefill.SHAPES["llava-1.5-7b"],
+        layers=3,
+        width=64,
+        heads=4,
+        intermediate=96,
+        vocabulary=100,
+        tower_layers=2,
+        tower_width=32,
+        tower_heads=2,
+        tower_intermediate=48,
+        image_size=56,
+    )
+    model = prefill.model(shape, torch.device("cpu"))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    methods = {name: prefill.configured(name, 4, shape) for name in ("simignore", "fastv", "chain")}
+    run = prefill.measure(shape, model, 3, 4, methods, rounds=1, steps=1)
+    assert run["tokens"] == {"image": 16, "keep": 4, "full": 16 + 66}
+    prefill.table(run)
+
+
+def test_the_native_twin_shares_weights_and_computes_what_the_model_does(prefill):
+    """With all image tokens kept, the twin is the model."""
+    from benchmarks.shapes import native, prompts
+
+    shape = prefill.SHAPES["toy"]
+    model = prefill.model(shape, torch.device("cpu"))
+    twin = native(model, shape.image_tokens)
+    inputs = prompts(shape, 2, shape.image_tokens, torch.device("cpu"))
+    with torch.inference_mode():
+        assert torch.equal(model(**inputs).logits, twin(**inputs).logits)
+    assert {id(weight) for weight in twin.parameters()} == {id(weight) for weight in model.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--shape", "huge"), "no shape 'huge'"),
+        (("--shape", "toy", "--keep", "65"), "--keep 65"),
+        (("--shape", "toy", "--method", "magic"), "no method 'magic'"),
+    ],
+)
+def test_wrong_options_are_refused_readably(run, words, said):
+    done = run(*words)
+    assert done.exit_code == 2 and said in " ".join(done.output.replace("│", "").split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_shape_is_refused_without_a_gpu(run):
+    done = run("--shape", "llava-1.5-7b")
+    assert done.exit_code == 2 and "no" in done.output and "GPU" in done.output
