@@ -13,6 +13,7 @@ from simignore.families import FAMILIES
 from simignore.methods import METHODS, PRESETS, Chain, Method
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
+EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
     ACCURACY: "python -m simignore.tiny.evaluate --out results/tiny.json",
@@ -59,6 +60,15 @@ def short(method: Method) -> str:
     values = [(f, getattr(method, f.name)) for f in fields(method)]
     told = [f"{f.name}={value!r}" for f, value in values if f.name == "keep" or value != f.default]
     return f"{type(method).__name__}({', '.join(told)})"
+
+
+def quickstart(root: Path) -> str:
+    """The example script and what it printed; a test runs it and compares."""
+    lines = (root / EXAMPLE).read_text(encoding="utf-8").split("\n", 2)[2].strip()
+    output = root / PRINTED
+    if not output.is_file():
+        raise StaleError(f"no {PRINTED}; make it: python {EXAMPLE} > {PRINTED}")
+    return f"```python\n{lines}\n```\n\n```\n{output.read_text(encoding='utf-8').strip()}\n```"
 
 
 # sections made from results
@@ -188,6 +198,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "methods": methods,
     "presets": presets,
     "families": families,
+    "quickstart": quickstart,
     "speed": speed,
     "savings": savings,
     "accuracy": accuracy,

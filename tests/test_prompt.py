@@ -43,6 +43,10 @@ def test_spans_are_where_their_words_are(template, picture):
     assert words("user") in words("prompt")
     assert words("simignore/llava-1.5-7b") == "<s> red blue left of it"
     assert words("simignore/llava-1.5-13b") == "<s> Options : ( A ) red ( B ) blue ( C ) left of it"
+    assert words("auto") == words("question+options")
+    assert torch.equal(
+        build(processor, picture, "What is it?").query(), build(processor, picture, "What is it?").query("user")
+    )
     ids = prompt.inputs["input_ids"][0]
     assert int((ids == models.IMAGE).sum()) == models.PATCHES
     for span, places in prompt.spans.items():

@@ -18,7 +18,7 @@ from simignore.types import Answer
 def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None = None, **generation: Any) -> Answer:
     """The model's answer to ``prompt`` (greedy unless ``generation`` says otherwise), under ``method`` if one is given.
 
-    The method compares image tokens with the span that it names (``span``; all that the user said by default).
+    The method compares image tokens with the span that it names (``span``).
     generation: arguments for ``model.generate``, such as ``max_new_tokens``.
     """
     inputs = prompt.inputs.to(model.device)
@@ -51,10 +51,10 @@ def _laid(method: Method | None, model: nn.Module, prompt: Prompt) -> AbstractCo
 
 
 def span_of(method: Method) -> str:
-    """The part of the prompt that a method wants image tokens compared with; "user" if it does not say."""
+    """The part of the prompt that a method wants image tokens compared with; "auto" if it does not say."""
     if isinstance(method, Chain):
-        return next((span for part in method.methods if (span := span_of(part)) != "user"), "user")
-    return getattr(method, "span", "user")
+        return next((span for part in method.methods if (span := span_of(part)) != "auto"), "auto")
+    return getattr(method, "span", "auto")
 
 
 def cache_bytes(cache: Any) -> int:

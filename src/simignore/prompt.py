@@ -46,15 +46,22 @@ class Prompt:
     options: tuple[str, ...]
     tokenizer: Any
 
-    def query(self, span: str = "user") -> Tensor:
+    def span_for(self, span: str) -> str:
+        """The span that is meant: for "auto" question and options, or all that the user said where there are no options."""
+        if span != "auto":
+            return span
+        return "question+options" if self.options else "user"
+
+    def query(self, span: str = "auto") -> Tensor:
         """Token ids [M] of a span, to compare image tokens with.
 
         span: one of ``spans``: "options", "options-plain" (without letters), "question", "question+options",
             "context+question+options", "user" (all that the user said), "prompt" (all text, template included); or one
             that a published row tokenised by itself with its begin token, "simignore/llava-1.5-7b" (options without
-            letters) and "simignore/llava-1.5-13b" (``Options: (A) ... (B) ...``).
+            letters) and "simignore/llava-1.5-13b" (``Options: (A) ... (B) ...``); or "auto", see :meth:`span_for`.
         Raises KeyError for a span that this prompt does not have.
         """
+        span = self.span_for(span)
         if span.startswith(_PUBLISHED) and self.options:
             plain = " ".join(self.options)
             texts = {"simignore/llava-1.5-7b": plain, "simignore/llava-1.5-13b": f"Options: {lettered(self.options)}"}

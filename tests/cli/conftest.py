@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import checkpoints
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+import checkpoints
 from simignore.cli import app
 
 

@@ -3,13 +3,13 @@
 import json
 from dataclasses import dataclass
 
-import checkpoints
-import models
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import checkpoints
+import models
 import simignore as library
 from simignore.figures import seen_image
 from simignore.figures.kept import bright_and_dark

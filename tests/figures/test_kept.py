@@ -1,11 +1,11 @@
 """The picture of what was kept: the right patches are bright, on the pixels that the model saw."""
 
-import checkpoints
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import checkpoints
 from simignore.figures import kept_picture, seen_image
 from simignore.figures.kept import bright_and_dark
 from simignore.figures.paint import ACCENT, UNSCORED, length, viridis, wrap, written

@@ -119,7 +119,7 @@ def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:
 
     if not any("text" in cut.needs for cut in method.cuts()):
         return None
-    span = span_of(method)
+    span = prompt.span_for(span_of(method))
     return {"span": span, "tokens": len(prompt.query(span))}
 
 

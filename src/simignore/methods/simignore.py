@@ -29,7 +29,8 @@ class Simignore(Method):
     threshold: keep what is at least this similar (at least one token). One of keep and threshold must be given.
     skip, stride: the published code's walk over the sorted image-text pairs: start at pair ``skip``, take every
         ``stride``-th. 0 and 1 are the plain rule.
-    span: the part of the prompt that the published row compares with; the CLI and ``answer`` pass it as the query.
+    span: the part of the prompt to compare with, where :func:`simignore.ask` or the command line builds the query: "auto"
+        (question and options, or all that the user said where there are no options), or a span of ``Prompt.query``.
     """
 
     keep: int | float = None  # type: ignore[assignment]
@@ -37,7 +38,7 @@ class Simignore(Method):
     threshold: float | None = None
     skip: int = 0
     stride: int = 1
-    span: str = "user"
+    span: str = "auto"
 
     needs: ClassVar[tuple[str, ...]] = ("visual", "text")
 
