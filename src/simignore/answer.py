@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -64,7 +64,11 @@ def cache_bytes(cache: Any) -> int:
 
 
 class Stopwatch:
-    """Times a model's forwards: the first (prefill, vision tower included) apart from the rest (decoding), in seconds."""
+    """Times one generation: all up to the end of the first forward (vision tower and prefill) apart from the further
+    forwards (decoding), in seconds.
+
+    The first span begins on entering, because generate may run the vision tower before it calls the model.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -72,26 +76,30 @@ class Stopwatch:
         self.first = self.rest = 0.0
 
     def __enter__(self) -> Stopwatch:
-        self._spans: list[tuple[Any, Any]] = []
-        before = self.model.register_forward_pre_hook(lambda *_: self._open(), prepend=True)
-        after = self.model.register_forward_hook(lambda *_: self._close())
-        self._hooks = before, after
+        self._clocks: list[Clock] = []
+        self._spans = ExitStack()
+        self._first_done = False
+        self._hooks = (
+            self.model.register_forward_pre_hook(lambda *_: self._begin() if self._first_done else None, prepend=True),
+            self.model.register_forward_hook(lambda *_: self._end()),
+        )
+        self._begin()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self._spans.close()
         for hook in self._hooks:
             hook.remove()
-        spans = [span.seconds() for span, _ in self._spans]
-        self.first, self.rest = (spans[0], sum(spans[1:])) if spans else (0.0, 0.0)
+        seconds = [clock.seconds() for clock in self._clocks]
+        self.first, self.rest = seconds[0], sum(seconds[1:])
 
-    def _open(self) -> None:
-        clock = Clock(self.device)
-        span = clock.span()
-        span.__enter__()
-        self._spans.append((clock, span))
+    def _begin(self) -> None:
+        self._clocks.append(Clock(self.device))
+        self._spans.enter_context(self._clocks[-1].span())
 
-    def _close(self) -> None:
-        self._spans[-1][1].__exit__(None, None, None)
+    def _end(self) -> None:
+        self._spans.close()
+        self._first_done = True
 
 
 __all__ = ["Stopwatch", "ask", "cache_bytes", "span_of"]

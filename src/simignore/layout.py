@@ -74,8 +74,9 @@ def layout(places: Tensor, ids: Tensor | None, mask: Tensor | None, special: fro
     longest = int(places.sum(1).max()) if places.numel() else 0
     order = torch.argsort((~places).to(torch.uint8), dim=1, stable=True)[:, :longest]  # [B, N]
     image = torch.where(places.gather(1, order), order, PAD)
-    read = Layout(image, attended, None if ids is None else ids.cpu(), (0,) * places.shape[0])
     if ids is None:
-        return read
-    texts = [torch.tensor(read.text(b, special), dtype=torch.long) for b in range(places.shape[0])]
-    return Layout(image, attended, read.ids, tuple(zlib.crc32(text.numpy().tobytes()) for text in texts))
+        return Layout(image, attended, None, (0,) * places.shape[0])
+    ids = ids.cpu()
+    own = attended & ~torch.isin(ids, torch.tensor(sorted(special)))  # [B, T] the sample's own text
+    seeds = tuple(zlib.crc32(row[mine].long().numpy().tobytes()) for row, mine in zip(ids, own, strict=True))
+    return Layout(image, attended, ids, seeds)

@@ -157,7 +157,8 @@ class Answer:
     """An answer and what it cost. Times are in seconds on the model's device, sizes in bytes.
 
     text: the answer. ids: its token ids [T_new]. trace: what the method did, None without a method.
-    prefill: the first forward, vision tower included. decode: all further forwards. selection: time spent choosing.
+    prefill: up to the end of the first forward, vision tower included. decode: all further forwards.
+    selection: time spent choosing, part of the prefill.
     image_tokens: of the prompt; kept: those that stayed (the same without a method).
     cache_bytes: key-value cache at the end.
     """

@@ -56,7 +56,8 @@ class Call:
         self.shown = read.attended.clone()  # [B, T] places that others may look at
         self.closing = torch.zeros_like(self.left)  # [B, T] places whose position closes up
         self.labelled = _predicts(labels, self.left)
-        self.chosen = identity(self.alive)
+        # nothing can go from this call's tokens, and all of them are seen: a decoding step
+        self.whole = not self.cutting and self.length == 1 and past is not None
         self.steps: list[Step] = []
         self.clock = Clock(self.device)
 
@@ -78,9 +79,10 @@ class Call:
         hidden = args[0] if args else kwargs["hidden_states"]
         if number > 0:
             if self._cut(number, hidden) or self.runs.past.parts_at(number):
-                hidden = take(hidden, self._start(number).within)
+                run = self._start(number)
+                hidden = hidden if run.whole else take(hidden, run.within)
             self._observe(number)
-        if not self.changed:
+        if not self.changed or self.runs.untouched():
             return None
         short = self.runs.layer_kwargs(self.runs.last, kwargs, hidden)
         return ((hidden, *args[1:]), short) if args else (args, {**short, "hidden_states": hidden})
@@ -91,8 +93,11 @@ class Call:
             self.runs.lengthen(output)
             adopt(output.past_key_values, self._ledger())
         if self.prefill:
+            chosen = identity(self.read.image != PAD)
+            for step in self.steps:
+                chosen = compose(chosen, step.selection)
             with lock:
-                trace.selections.append(self.chosen)
+                trace.selections.append(chosen)
                 trace.steps.append(tuple(self.steps))
                 trace.grids.append(self.read.grids(self.parts.grid))
                 trace.tokens_before.append(self.length)
@@ -150,7 +155,6 @@ class Call:
             self.left = self.left & ~(places & ~self.labelled)
         if cut.positions == "reindex":
             self.closing = self.closing | places
-        self.chosen = compose(self.chosen, chosen)
         self.steps.append(Step(cut.site, cut.hide, chosen))
 
     def _observe(self, number: int) -> None:
@@ -160,11 +164,16 @@ class Call:
             self.observers[number + 1].ask(self.runs.slots(last)[:, 0])
 
     def _start(self, number: int) -> Run:
+        if self.whole:
+            return self.runs.go_on(number)
         return self.runs.start(number, self.left, self.shown, self.closing)
 
     # the way out
 
     def _ledger(self) -> Ledger:
+        if self.whole:
+            past = self.runs.past
+            return Ledger([run.group for run in self.runs.all], past.length + self.length, past.fixed)
         cut = ~self.left | (self.read.attended & ~self.shown)  # [B, T] places that went or were hidden
         past = self.runs.past
         fixed = past.length + int(cut.any(0).nonzero().max()) + 1 if bool(cut.any()) else past.fixed

@@ -21,7 +21,8 @@ class Run:
 
     rows: [B, Q] the places among the caller's tokens that are left, -1 = padding. within, base: [B, Q] the same as places
     of the previous run and of the first one. closed: [B, Q] how far each position has closed up (``reindex``).
-    group: the ledger's entry, this call's tokens included. ready: tensors made once per call.
+    group: the ledger's entry, this call's tokens included. ready: tensors made once per call. whole: True if every token of
+    this call is in it, in its place.
     """
 
     rows: Tensor
@@ -30,6 +31,7 @@ class Run:
     closed: Tensor
     group: Group
     ready: dict[Any, Any] = field(default_factory=dict)
+    whole: bool = False
 
 
 class Runs:
@@ -43,6 +45,7 @@ class Runs:
         embeds: Tensor = kwargs["inputs_embeds"]
         self.batch, self.length, self.device = embeds.shape[0], embeds.shape[1], embeds.device
         self.mask: Tensor | None = kwargs.get("attention_mask")
+        self.flash = parts.attention_implementation.startswith("flash")
         self.all: list[Run] = []
 
     @property
@@ -77,6 +80,21 @@ class Runs:
         self.all.append(Run(rows.to(self.device), within.to(self.device), base.to(self.device), closed, group))
         return self.last
 
+    def go_on(self, number: int) -> Run:
+        """Begin a run in which every token of this call stays and is seen: a decoding step. Nothing waits for the device."""
+        old, width = self.past.group(number), self.past.groups[0].columns.shape[1]
+        rows = torch.arange(self.length, device=self.device).expand(self.batch, -1)  # [B, Q]
+        columns = rows + (self.past.length if number == 0 else width)
+        group = Group(
+            first=number,
+            columns=torch.cat([old.columns, columns], 1),
+            seen=torch.cat([old.seen, old.seen.new_ones(self.batch, self.length)], 1),
+            dense=old.dense,
+            gone=old.gone,
+        )
+        self.all.append(Run(rows, rows, rows, old.gone.expand(-1, self.length), group, whole=True))
+        return self.last
+
     def slots(self, places: Tensor) -> Tensor:
         """[B, X] where the caller's places are in the sequence as it is now; all places before the first run."""
         if not self.all:
@@ -87,7 +105,9 @@ class Runs:
         """What the decoder gets instead of ``kwargs``."""
         return {
             **self.kwargs,
-            "inputs_embeds": take(self.kwargs["inputs_embeds"], run.rows),
+            "inputs_embeds": self.kwargs["inputs_embeds"]
+            if run.whole
+            else take(self.kwargs["inputs_embeds"], run.rows),
             "position_ids": self._positions(run),
             "attention_mask": self._first_mask(run),
         }
@@ -97,6 +117,8 @@ class Runs:
         given = self.kwargs.get("position_ids")
         if given is None:
             given = torch.arange(self.length, device=self.device)[None] + self.past.length
+        if run.whole and not bool(run.closed.any()):
+            return given
         return shift(take(given, run.rows), run.closed)
 
     def _first_mask(self, run: Run) -> Tensor | None:
@@ -105,10 +127,14 @@ class Runs:
             return cut_mask(self.mask, run.rows, run.group.columns, run.group.seen, dense=False)
         return run.group.seen.to(torch.long if self.mask is None else self.mask.dtype)
 
+    def untouched(self) -> bool:
+        """Whether the layers of this run get just what the decoder hands them."""
+        return self.last.group.first == 0 and not self.flash
+
     def layer_kwargs(self, run: Run, kwargs: dict[str, Any], hidden: Tensor) -> dict[str, Any]:
         """What a layer of this run gets instead of ``kwargs``; ``hidden`` is its input, for type and device."""
         short = dict(kwargs)
-        if self.parts.attention_implementation.startswith("flash") and "position_embeddings" in kwargs:
+        if self.flash and "position_embeddings" in kwargs:
             short["position_ids"] = None  # flash attention would read gaps in them as the ends of packed sequences
         elif run.group.first and kwargs.get("position_ids") is not None:
             short["position_ids"] = self._once(run, "positions", None, lambda: self._positions(run))

@@ -27,6 +27,9 @@ def take(x: Tensor, rows: Tensor, dim: int = 1) -> Tensor:
     index = rows.clamp(min=0).to(x.device)
     if x.shape[0] != index.shape[0]:
         x = x.expand(index.shape[0], *x.shape[1:])
+    if dim == 1:  # whole rows are copied at once; `gather` would read an index for every single number
+        start = torch.arange(index.shape[0], device=x.device)[:, None] * x.shape[1]
+        return x.flatten(0, 1).index_select(0, (index + start).flatten()).view(*index.shape, *x.shape[2:])
     shape = [1] * x.dim()
     shape[0], shape[dim] = index.shape
     size = list(x.shape)
@@ -39,7 +42,8 @@ def put(x: Tensor, rows: Tensor, length: int) -> Tensor:
     rows = rows.to(x.device)
     index = torch.where(rows == PAD, length, rows)  # padding is written to one extra place and cut off
     full = x.new_zeros(x.shape[0], length + 1, *x.shape[2:])
-    return full.scatter(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x), x)[:, :length]
+    full[torch.arange(index.shape[0], device=x.device)[:, None], index] = x
+    return full[:, :length]
 
 
 def cut_mask(mask: Tensor | None, rows: Tensor, columns: Tensor, seen: Tensor, dense: bool) -> Tensor | None:
