@@ -122,6 +122,9 @@ class ShortCache(DynamicCache):  # type: ignore[misc]
 
     def reset(self) -> None:
         super().reset()
+        for layer in self.layers:  # transformers before 5.18 only zeroes them, at their shortened length
+            layer.keys = layer.values = None
+            layer.is_initialized = False
         self.__class__ = DynamicCache  # empty again: nothing is cut from it
 
     def _batch(self, change: Any) -> None:
