@@ -5,7 +5,7 @@ READY := .venv/ready
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup ask test check readme bench train clean
+.PHONY: help setup ask test check readme pictures bench scenes train clean
 
 help: ## list these words
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -19,8 +19,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY) ## make the virtual environment
 
 ask: $(READY) ## ask the bundled model about the bundled image, with and without simignore; writes out/kept.png
-	@mkdir -p out
-	@$(BIN)/simignore ask example --out out/kept.png
+	$(BIN)/simignore ask example --options "red,green,yellow" --answer-as text --keep 0.25 --out out/kept.png
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
@@ -35,8 +34,14 @@ check: $(READY) ## lint, format, types, import direction, generated tables
 readme: $(READY) ## write the generated parts of the README anew
 	@$(BIN)/python scripts/readme.py
 
+pictures: $(READY) ## draw the README's picture anew
+	@$(BIN)/simignore ask example --options "red,green,yellow" --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
+
 bench: $(READY) ## measure prefill, decoding and memory on this machine
-	@$(BIN)/python benchmarks/prefill.py --json results/prefill.json
+	@$(BIN)/python -m benchmarks.prefill --json results/prefill.json
+
+scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 20 minutes)
+	@$(BIN)/python -m benchmarks.scenes --json results/scenes.json
 
 train: $(READY) ## train the bundled model from the seed (see src/simignore/tiny)
 	@$(BIN)/python -m simignore.tiny.train

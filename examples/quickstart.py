@@ -3,11 +3,11 @@
 import simignore
 
 model, processor = simignore.tiny.load()
-prompt = simignore.build(processor, simignore.tiny.example(), "What colour is the shape left of the blue star?")
+question, options = simignore.tiny.EXAMPLE_QUESTION, simignore.tiny.EXAMPLE_OPTIONS
+prompt = simignore.build(processor, simignore.tiny.example(), question, options=options, answer="text")
 
-with simignore.Simignore(keep=0.25)(model) as trace:  # the model is unmodified, and as before afterwards
-    output = model.generate(**prompt.inputs)  # your own line, unchanged
+with simignore.Simignore(keep=0.25)(model, query=prompt.query("question+options")) as trace:
+    output = model.generate(**prompt.inputs)  # your own line, unchanged; so is the model
 
-print(processor.decode(output[0, prompt.inputs["input_ids"].shape[1] :], skip_special_tokens=True))
-print(trace.selections[0], "compared with the", trace.query)
-print("prompt tokens:", trace.tokens_before[0], "->", trace.tokens_after[0])
+print(question, *options, "->", processor.decode(output[0, prompt.inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+print(trace.selections[0], "; prompt:", trace.tokens_before[0], "->", trace.tokens_after[0], "tokens")
