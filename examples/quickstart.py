@@ -9,5 +9,10 @@ prompt = simignore.build(processor, simignore.tiny.example(), question, options=
 with simignore.Simignore(keep=0.25)(model, query=prompt.query("question+options")) as trace:
     output = model.generate(**prompt.inputs)  # your own line, unchanged; so is the model
 
-print(question, *options, "->", processor.decode(output[0, prompt.inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+print(
+    question,
+    *options,
+    "->",
+    processor.decode(output[0, prompt.inputs["input_ids"].shape[1] :], skip_special_tokens=True),
+)
 print(trace.selections[0], "; prompt:", trace.tokens_before[0], "->", trace.tokens_after[0], "tokens")

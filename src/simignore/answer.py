@@ -21,10 +21,11 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     The method compares image tokens with the span that it names (``span``).
     generation: arguments for ``model.generate``, such as ``max_new_tokens``.
     """
-    inputs = prompt.inputs.to(model.device)
-    pixels = inputs.get("pixel_values")
-    if pixels is not None:
-        inputs["pixel_values"] = pixels.to(next(model.parameters()).dtype)
+    weights = next(model.parameters())
+    inputs = {
+        name: value.to(weights.device, weights.dtype if value.is_floating_point() else value.dtype)
+        for name, value in prompt.inputs.items()
+    }
     width = inputs["input_ids"].shape[1]
     image_tokens = int((inputs["input_ids"] == parts(model).image_token).sum())
     settings = {"do_sample": False, "max_new_tokens": 48, **generation}
