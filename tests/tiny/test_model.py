@@ -109,9 +109,9 @@ def test_it_answers_the_example_both_ways(loaded: tuple[Any, Any]) -> None:
     assert answer(*loaded, [picture] * 3, prompts) == [options[0], options[0], "A"]
 
 
-@pytest.mark.parametrize(("form", "floor"), [("text", 0.85), ("letter", 0.75), ("free", 0.85)])
+@pytest.mark.parametrize(("form", "floor"), [("text", 0.93), ("letter", 0.91), ("free", 0.91)])
 def test_it_answers_new_questions(loaded: tuple[Any, Any], form: str, floor: float) -> None:
-    """Floors leave room for chance: three standard errors of 66 questions below the measured accuracy."""
+    """Floors leave room for chance: at least three standard errors of 66 questions below results/tiny.json."""
     assert evaluate(*loaded, items(form, per_kind=6, seed=9))["all"]["accuracy"] >= floor
 
 

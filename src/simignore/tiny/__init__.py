@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["EXAMPLE_OPTIONS", "EXAMPLE_QUESTION", "example", "folder", "load"]
 
 EXAMPLE_QUESTION = "What colour is the shape left of the blue star?"
-EXAMPLE_OPTIONS = ("red", "green", "yellow")
+EXAMPLE_OPTIONS = ("orange", "red", "yellow")
 
 
 def folder() -> Path:

@@ -21,11 +21,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=Path, default=Path("runs/tiny"), help="folder that train.py wrote")
     parser.add_argument("--to", type=Path, default=folder(), help="folder to write")
+    parser.add_argument("--results", type=Path, help="what evaluate.py measured on these weights, for the record")
     arguments = parser.parse_args()
-    export_run(arguments.run, arguments.to)
+    export_run(arguments.run, arguments.to, arguments.results)
 
 
-def export_run(run: Path, to: Path) -> None:
+def export_run(run: Path, to: Path, results: Path | None = None) -> None:
     """Export the run's joint checkpoint. Raises FileNotFoundError if it has none yet."""
     from .loop import restore
     from .model import build_model, export
@@ -37,7 +38,11 @@ def export_run(run: Path, to: Path) -> None:
     model = build_model(TINY)
     restore(file, model_parts(model))
     export(model, to)
-    (to / "training.json").write_text(json.dumps(_record(run), indent=1) + "\n")
+    record = _record(run)
+    if results is not None:
+        forms = json.loads(results.read_text())["forms"]
+        record["measured"] = {form: measured["all"] for form, measured in forms.items()}
+    (to / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _record(run: Path) -> dict[str, Any]:

@@ -107,3 +107,5 @@ def export(model: Any, folder: Path) -> None:
 
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(folder)
     build_processor().save_pretrained(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # safetensors come out readable by their owner alone

@@ -40,9 +40,10 @@ class SharedMuon(torch.optim.Optimizer):
         by_shape: dict[torch.Size, list[int]] = {}
         for number, direction in enumerate(directions):
             by_shape.setdefault(direction.shape, []).append(number)
+        stacked: Tensor | tuple[()]
         for numbers in by_shape.values():
             mine = numbers[rank::processes]
-            stacked = orthogonal(torch.stack([directions[i] for i in mine])) if mine else []
+            stacked = orthogonal(torch.stack([directions[i] for i in mine])) if mine else ()
             for i in numbers:
                 directions[i] = torch.zeros_like(directions[i])
             for i, update in zip(mine, stacked, strict=True):
@@ -78,4 +79,5 @@ def orthogonal(matrices: Tensor) -> Tensor:
     for _ in range(_STEPS):
         gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrices.dtype)  # [K, R, C]
+    nearest: Tensor = (x.mT if tall else x).to(matrices.dtype)  # [K, R, C]
+    return nearest

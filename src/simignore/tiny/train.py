@@ -1,4 +1,4 @@
-"""Train the bundled model from nothing: `python -m simignore.tiny.train --out runs/tiny --minutes 66`.
+"""Train the bundled model from nothing: `python -m simignore.tiny.train --out runs/tiny --minutes 68.5`.
 
 Draws the pictures, runs the stages of `stages.py` one after the other with data-parallel processes, and goes on where
 it stopped if it is started again.
