@@ -1,1 +1,48 @@
-"""The bundled model: scenes, questions, training, weights."""
+"""The bundled model: a real LLaVA of 3.2 M parameters that answers questions about coloured shapes.
+
+Read on in this order: `scenes` (what there is to see), `questions` (what is asked), `words`, `config` and `model` (what
+answers), `vision`, `curriculum`, `packing`, `symbols`, `language` (what it learns), `loop`, `stages`, `train` (how).
+
+    model, processor = simignore.tiny.load()
+
+`example()` is a picture to try it on; `EXAMPLE_QUESTION` about it is answered right, with options and without.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["EXAMPLE_OPTIONS", "EXAMPLE_QUESTION", "example", "folder", "load"]
+
+EXAMPLE_QUESTION = "What colour is the shape left of the blue star?"
+EXAMPLE_OPTIONS = ("orange", "red", "yellow")
+
+
+def folder() -> Path:
+    """Folder of the bundled weights, processor and training record; `from_pretrained` reads it."""
+    return Path(__file__).parent / "weights"
+
+
+def example() -> Path:
+    """A bundled picture, a scene of the test split that training never drew."""
+    return Path(__file__).parent / "example.png"
+
+
+def load(device: str = "cpu", dtype: torch.dtype | None = None, path: Path | None = None) -> tuple[Any, Any]:
+    """Load the bundled model and its processor with the Auto classes, ready to answer.
+
+    `dtype` is float32 unless given (the file holds bfloat16). `path` loads another exported folder instead. Raises
+    FileNotFoundError where there is none.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    path = folder() if path is None else path
+    if not (path / "model.safetensors").exists():
+        raise FileNotFoundError(f"no model in {path}; train one with `python -m simignore.tiny.train`, then export it")
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype or torch.float32)
+    return model.to(device).eval(), AutoProcessor.from_pretrained(path)

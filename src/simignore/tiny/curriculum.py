@@ -1,0 +1,193 @@
+"""What the decoder is asked in training: probes, copying drills, questions and captions, easy before hard.
+
+Full questions from the start stay at chance for a long time. So first come probes, the shortest text from which a fact
+can be told (`colour star` -> red; `colour left of blue star` -> green), then questions in their full wording. Copying
+drills need no picture: the answer is given, find its letter. They keep the induction circuit alive that letter answers
+are made with.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+from .questions import (
+    CORNERS,
+    DESCRIBE,
+    KINDS,
+    LETTERS,
+    Question,
+    ask,
+    ask_surely,
+    caption,
+    free_prompt,
+    option_prompt,
+)
+from .scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
+from .words import CONTEXTS, EOS, VOCABULARY, encode
+
+IGNORED = -100  # label of positions without a loss
+LOOK_UPS = ("colour", "shape", "size", "pattern", "where")
+WEIGHTS = dict(zip(KINDS, (1.0, 1.0, 0.7, 0.8, 0.8, 1.0, 1.6, 1.7, 1.6, 1.0, 1.9), strict=True))
+TASKS = (*KINDS, "caption", "copy")  # what accuracies are logged for
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of what is asked. Those of `Segment` sorts sum to 1 with full questions taking the rest; those of forms
+    likewise with the option's text taking the rest.
+
+    `look_ups` says that full questions are restricted to the five look-ups and `exist`; `wordy` is the share of option
+    questions with context line.
+    """
+
+    probe: float = 0.0
+    hard_probe: float = 0.0
+    copy: float = 0.0
+    caption: float = 0.0
+    look_ups: bool = False
+    letter: float = 0.35
+    free: float = 0.2
+    bare: float = 0.08
+    wordy: float = 0.6
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Tokens of one exchange after the picture, and for each the token to predict next (`IGNORED`: none)."""
+
+    tokens: list[int]
+    labels: list[int]
+    task: str
+
+
+def mix_at(stage: str, progress: float) -> Mix:
+    """The mix of a stage at `progress` in [0, 1)."""
+    if stage == "copying":
+        return Mix(copy=1.0)
+    if stage == "symbols":
+        if progress < 0.10:
+            return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
+        if progress < 0.40:
+            return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
+        if progress < 0.65:
+            return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
+        return Mix(probe=0.03, hard_probe=0.10, copy=0.08, caption=0.03, free=0.2, wordy=0.25)
+    if progress < 0.7:
+        return Mix(probe=0.02, hard_probe=0.05, copy=0.06, caption=0.05)
+    return Mix(copy=0.03, caption=0.06, wordy=0.8)
+
+
+def draw(scene: Scene, mix: Mix, rng: random.Random) -> Segment:
+    """Draw one segment about `scene`."""
+    dice = rng.random()
+    for share, make in ((mix.probe, probe), (mix.hard_probe, hard_probe)):
+        if dice < share:
+            return make(scene, rng)
+        dice -= share
+    if dice < mix.copy:
+        return copy_drill(rng)
+    if dice < mix.copy + mix.caption:
+        return exchange(DESCRIBE, caption(scene), "caption")
+    return question(scene, mix, rng)
+
+
+def exchange(prompt: str, answer: str, task: str, early: str | None = None) -> Segment:
+    """A user's turn and the answer to it, ended; `early` is an answer to predict at the question mark already, which
+    helps the decoder work the answer out before it reads the options."""
+    asked = [VOCABULARY["\n"], *encode(prompt), VOCABULARY["assistant:"]]
+    told = [*encode(answer), EOS]
+    labels = [IGNORED] * (len(asked) - 1) + told
+    if early is not None:
+        labels[asked.index(VOCABULARY["?"])] = encode(early)[0]
+    return Segment(asked + told[:-1], labels, task)
+
+
+def question(scene: Scene, mix: Mix, rng: random.Random) -> Segment:
+    """A full question in one of the trained wordings."""
+    dice = rng.random()
+    free = dice < mix.free + mix.bare
+    asked = _any_question(scene, mix, free, rng)
+    if rng.random() < mix.wordy:
+        asked = replace(asked, context=rng.choice(CONTEXTS))
+    if dice < mix.free:
+        return exchange(free_prompt(asked), asked.answer, asked.kind)
+    if free:
+        return exchange(asked.question, asked.answer, asked.kind)
+    early = asked.answer if asked.free else None
+    if dice < mix.free + mix.bare + mix.letter:
+        return exchange(option_prompt(asked, True), asked.letter, asked.kind, early)
+    prompt = option_prompt(asked, False)
+    if rng.random() < 0.05:
+        prompt = prompt.rsplit("\n", 1)[0]  # options, but no word on how to answer: by text
+    return exchange(prompt, asked.answer, asked.kind, early)
+
+
+def _any_question(scene: Scene, mix: Mix, free: bool, rng: random.Random) -> Question:
+    kinds = (*LOOK_UPS, "exist") if mix.look_ups else KINDS
+    while True:
+        asked = ask_surely(rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0], scene, rng)
+        if asked is not None and (asked.free or not free):
+            return asked
+
+
+def probe(scene: Scene, rng: random.Random) -> Segment:
+    """A look-up in two or three words: `colour star`, `shape red`, `size red star`, `left or right red star`."""
+    thing, kind = rng.choice(scene.things), rng.choices(LOOK_UPS, (0.3, 0.3, 0.13, 0.13, 0.14))[0]
+    if kind == "where":
+        return _where_probe(thing, rng)
+    name = {"colour": thing.shape, "shape": thing.colour}.get(kind, thing.name)
+    if sum(name in (other.shape, other.colour, other.name) for other in scene.things) > 1:
+        kind, name = "pattern", thing.name
+    return _probe(f"{kind} {name}", getattr(thing, kind), kind)
+
+
+def hard_probe(scene: Scene, rng: random.Random) -> Segment:
+    """A fact about two things, or about all, in the words that matter: `colour left of blue star`."""
+    if rng.random() < 0.2:
+        return _where_probe(rng.choice(scene.things), rng)
+    while True:
+        kind = rng.choices(("exist", "relation_yes_no", "count", "compare", "two_hop"), (1, 2, 1, 1, 2))[0]
+        asked = ask(kind, scene, rng)
+        if asked is not None:
+            words = asked.question[:-1].split()
+            words = {
+                "exist": words[1:],  # (Is) there a red star
+                "relation_yes_no": words[2:],  # (Is the) red star left of the blue ring
+                "count": words[1:-2],  # (How) many red objects (are there)
+                "compare": words[2:],  # (Which is) larger, the red star or the blue ring
+                "two_hop": words[1:2] + words[5:],  # (What) colour (is the shape) left of the blue ring
+            }[kind]
+            return _probe(" ".join(word for word in words if word not in ("a", "the")), asked.answer, kind)
+
+
+def copy_drill(rng: random.Random) -> Segment:
+    """Find a given option's letter: bare (`(A) red (B) blue blue` -> B), or worded like a question."""
+    pools = (tuple(COLOURS), SHAPES, tuple("012345"), CORNERS, ("yes", "no"), PATTERNS, SIZES, _names(rng))
+    pool = rng.choices(pools, (3, 2, 1.5, 1, 1, 1, 0.5, 2))[0]
+    options = rng.sample(pool, min(len(pool), rng.randint(2, 4)))
+    right = rng.choice(options)
+    if rng.random() < 0.5:
+        listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+        return _probe(f"{listed} {right}", LETTERS[options.index(right)], "copy")
+    asked = Question("copy", right, tuple(options), right, ())
+    if rng.random() < 0.3:
+        asked = replace(asked, context=rng.choice(CONTEXTS))
+    return exchange(option_prompt(asked, True), asked.letter, "copy")
+
+
+def _names(rng: random.Random) -> tuple[str, ...]:
+    return tuple({f"{rng.choice(list(COLOURS))} {rng.choice(SHAPES)}": None for _ in range(6)})
+
+
+def _where_probe(thing: Thing, rng: random.Random) -> Segment:
+    across = rng.random() < 0.5
+    return _probe(
+        f"{'left or right' if across else 'top or bottom'} {thing.name}", thing.corner.split()[across], "where"
+    )
+
+
+def _probe(text: str, answer: str, task: str) -> Segment:
+    """The answer follows the last word at once, without a turn."""
+    asked, told = [VOCABULARY["\n"], *encode(text)], encode(answer)
+    return Segment(asked + told[:-1], [IGNORED] * (len(asked) - 1) + told, task)

@@ -1,0 +1,260 @@
+"""Questions about a scene, each with its answer, its options and the things that one must look at to answer it.
+
+Eleven kinds, from look-ups (`What colour is the star?`) to two hops (`What colour is the shape left of the blue
+star?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None. The prompts use
+the wording of ScienceQA as LLaVA asks it (Lu et al., "Learn to explain", NeurIPS 2022): context, question, options.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from .scenes import COLOURS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
+
+KINDS = (
+    "colour",
+    "shape",
+    "size",
+    "pattern",
+    "where",
+    "exist",
+    "relation_yes_no",
+    "which_relation",
+    "count",
+    "compare",
+    "two_hop",
+)
+RELATIONS = ("left of", "right of", "above", "below")
+CORNERS = ("top left", "top right", "bottom left", "bottom right")
+CLEAR = 6.0  # pixels by which centres must differ for a relation to count as true or false
+CENTRE = 5.0  # pixels around the middle lines in which `where` is not asked
+
+LETTERS = "ABCDE"
+BY_LETTER = "Answer with the option's letter from the given choices directly."
+BY_TEXT = "Answer with the option's text."
+BRIEFLY = "Answer briefly."
+DESCRIBE = "Describe the image."
+NO_CONTEXT = "N/A"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a scene.
+
+    `options` are distinct, in the order shown, and hold `answer` once. `needs` are indices into `scene.things`: with
+    any other thing taken away the answer stays right. `free` says that the answer is the only right one even
+    without options. `context` is the text of the context line, or None for no such line.
+    """
+
+    kind: str
+    question: str
+    options: tuple[str, ...]
+    answer: str
+    needs: tuple[int, ...]
+    free: bool = True
+    context: str | None = None
+
+    @property
+    def letter(self) -> str:
+        """The letter of the right option."""
+        return LETTERS[self.options.index(self.answer)]
+
+
+@dataclass(frozen=True)
+class _Draft:
+    """A question before its options are drawn; `wrong` holds false answers, the most tempting first."""
+
+    text: str
+    answer: str
+    wrong: tuple[str, ...]
+    needs: tuple[int, ...]
+    free: bool = True
+
+
+def ask(kind: str, scene: Scene, rng: random.Random) -> Question | None:
+    """Draw a question of `kind`, with 2 to 4 options in random order; None if this draw has no single answer.
+
+    Raises ValueError for an unknown kind.
+    """
+    if kind not in _DRAFTERS:
+        raise ValueError(f"there is no question kind {kind!r}; choose one of {', '.join(KINDS)}")
+    draft = _DRAFTERS[kind](scene.things, rng)
+    if draft is None:
+        return None
+    wrong = [word for word in dict.fromkeys(draft.wrong) if word != draft.answer][: rng.randint(2, 3)]
+    options = [draft.answer, *wrong]
+    rng.shuffle(options)
+    return Question(kind, draft.text, tuple(options), draft.answer, draft.needs, draft.free)
+
+
+def ask_surely(kind: str, scene: Scene, rng: random.Random, tries: int = 20) -> Question | None:
+    """`ask`, drawn again up to `tries` times; None if the scene seems to have no such question."""
+    for _ in range(tries):
+        question = ask(kind, scene, rng)
+        if question is not None:
+            return question
+    return None
+
+
+def holds(one: Thing, relation: str, other: Thing) -> bool | None:
+    """Whether `one` is `relation` (such as `left of`) `other`; None if the centres are too close to say."""
+    dx, dy = one.x - other.x, one.y - other.y
+    margin = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[relation]
+    return None if abs(margin) <= CLEAR else margin > 0
+
+
+def caption(scene: Scene) -> str:
+    """All things, row by row of quarters: `large striped red star top left, small plain ... .`"""
+    order = sorted(scene.things, key=lambda thing: (thing.y >= SIDE / 2, thing.x >= SIDE / 2, thing.x))
+    return ", ".join(f"{thing.size} {thing.pattern} {thing.name} {thing.corner}" for thing in order) + "."
+
+
+def option_prompt(question: Question, letter: bool) -> str:
+    """The question with its options, asking for the option's letter or for its text."""
+    context = "" if question.context is None else f"Context: {question.context}\n"
+    options = " ".join(f"({mark}) {option}" for mark, option in zip(LETTERS, question.options, strict=False))
+    return f"{context}Question: {question.question}\nOptions: {options}\n{BY_LETTER if letter else BY_TEXT}"
+
+
+def free_prompt(question: Question) -> str:
+    """The question without options, in its trained form. The bare question works too."""
+    return f"Question: {question.question}\n{BRIEFLY}"
+
+
+def _others(words: list[str], pool: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
+    """False answers: those that another thing of the scene would give first, then any."""
+    return tuple(rng.sample(words, len(words)) + rng.sample(pool, len(pool)))
+
+
+def _colour(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    i = rng.randrange(len(things))
+    thing = things[i]
+    if sum(other.shape == thing.shape for other in things) > 1:
+        return None
+    wrong = _others([other.colour for other in things], tuple(COLOURS), rng)
+    return _Draft(f"What {_spelling(rng)} is the {thing.shape}?", thing.colour, wrong, (i,))
+
+
+def _shape(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    i = rng.randrange(len(things))
+    thing = things[i]
+    if sum(other.colour == thing.colour for other in things) > 1:
+        return None
+    wrong = _others([other.shape for other in things], SHAPES, rng)
+    return _Draft(f"What shape is the {thing.colour} object?", thing.shape, wrong, (i,))
+
+
+def _size(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
+    i = rng.randrange(len(things))
+    return _Draft(f"What size is the {things[i].name}?", things[i].size, SIZES, (i,))
+
+
+def _pattern(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
+    i = rng.randrange(len(things))
+    wrong = tuple(rng.sample(PATTERNS, len(PATTERNS)))
+    return _Draft(f"What pattern does the {things[i].name} have?", things[i].pattern, wrong, (i,))
+
+
+def _where(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    i = rng.randrange(len(things))
+    thing = things[i]
+    if min(abs(thing.x - SIDE / 2), abs(thing.y - SIDE / 2)) < CENTRE:
+        return None
+    return _Draft(f"Where is the {thing.name}?", thing.corner, tuple(rng.sample(CORNERS, len(CORNERS))), (i,))
+
+
+def _exist(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    """Half the time of something that is there; else of a pair that is not, mostly mixed from two things that are."""
+    everyone = tuple(range(len(things)))
+    if rng.random() < 0.5:
+        i = rng.choice(everyone)
+        return _Draft(f"Is there a {things[i].name}?", "yes", ("no",), (i,))
+    colour = rng.choice(things).colour if rng.random() < 0.7 else rng.choice(list(COLOURS))
+    shape = rng.choice(things).shape if rng.random() < 0.7 else rng.choice(SHAPES)
+    if any(thing.name == f"{colour} {shape}" for thing in things):
+        return None
+    needs = tuple(i for i in everyone if things[i].colour == colour or things[i].shape == shape)
+    return _Draft(f"Is there a {colour} {shape}?", "no", ("yes",), needs or everyone)
+
+
+def _relation_yes_no(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    i, j = rng.sample(range(len(things)), 2)
+    relation = rng.choice(RELATIONS)
+    truth = holds(things[i], relation, things[j])
+    if truth is None:
+        return None
+    answer, wrong = ("yes", "no") if truth else ("no", "yes")
+    return _Draft(f"Is the {things[i].name} {relation} the {things[j].name}?", answer, (wrong,), (i, j))
+
+
+def _which_relation(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    j, relation = rng.randrange(len(things)), rng.choice(RELATIONS)
+    truths = {i: holds(things[i], relation, things[j]) for i in range(len(things)) if i != j}
+    right = [i for i, truth in truths.items() if truth]
+    wrong = [i for i, truth in truths.items() if truth is False]
+    if not right or not wrong:
+        return None
+    i, wrong = rng.choice(right), rng.sample(wrong, min(2, len(wrong)))
+    text = f"Which object is {relation} the {things[j].name}?"
+    alone = len(right) == 1 and None not in truths.values()
+    return _Draft(text, things[i].name, tuple(things[k].name for k in wrong), (j, i, *wrong), alone)
+
+
+def _count(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
+    everyone = tuple(range(len(things)))
+    by = rng.choices(("colour", "shape", "size", "all"), (0.35, 0.35, 0.15, 0.15))[0]
+    if by == "all":
+        needs, what = everyone, "objects"
+    else:
+        pool = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES}[by]
+        word = getattr(rng.choice(things), by) if rng.random() < 0.85 else rng.choice(pool)
+        needs = tuple(i for i in everyone if getattr(things[i], by) == word)
+        what = f"{word} {'shapes' if by == 'shape' else 'objects'}"
+    right = len(needs)
+    wrong = tuple(str(n) for n in (right - 1, right + 1, right + 2, right - 2) if 0 <= n <= 5)
+    return _Draft(f"How many {what} are there?", str(right), wrong, needs or everyone)
+
+
+def _compare(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    i, j = rng.sample(range(len(things)), 2)
+    if things[i].size == things[j].size:
+        return None
+    word = rng.choice(("larger", "smaller"))
+    right, wrong = (i, j) if (things[i].size == "large") == (word == "larger") else (j, i)
+    text = f"Which is {word}, the {things[i].name} or the {things[j].name}?"
+    return _Draft(text, things[right].name, (things[wrong].name,), (i, j))
+
+
+def _two_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    j, relation = rng.randrange(len(things)), rng.choice(RELATIONS)
+    truths = {i: holds(things[i], relation, things[j]) for i in range(len(things)) if i != j}
+    right = [i for i, truth in truths.items() if truth]
+    if len(right) != 1 or None in truths.values():
+        return None
+    thing = things[right[0]]
+    if rng.random() < 0.5:
+        text = f"What {_spelling(rng)} is the {rng.choice(('shape', 'object'))} {relation} the {things[j].name}?"
+        wrong = _others([other.colour for other in things], tuple(COLOURS), rng)
+        return _Draft(text, thing.colour, wrong, (j, right[0]))
+    text = f"What shape is the object {relation} the {things[j].name}?"
+    return _Draft(text, thing.shape, _others([other.shape for other in things], SHAPES, rng), (j, right[0]))
+
+
+def _spelling(rng: random.Random) -> str:
+    return "color" if rng.random() < 0.1 else "colour"
+
+
+_DRAFTERS = {
+    "colour": _colour,
+    "shape": _shape,
+    "size": _size,
+    "pattern": _pattern,
+    "where": _where,
+    "exist": _exist,
+    "relation_yes_no": _relation_yes_no,
+    "which_relation": _which_relation,
+    "count": _count,
+    "compare": _compare,
+    "two_hop": _two_hop,
+}

@@ -1,0 +1,112 @@
+"""Every generated answer follows from the question's words; nothing that the question needs is left out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from simignore.tiny.questions import KINDS, LETTERS, Question, ask, ask_surely, caption, free_prompt, option_prompt
+from simignore.tiny.scenes import SPLITS, Scene, sample_scene
+from simignore.tiny.solve import solve
+from simignore.tiny.words import LETTER_WORDS, UNKNOWN, build_tokenizer, encode
+
+
+def _questions(kind: str, count: int) -> list[tuple[Scene, Question]]:
+    rng, found = random.Random(kind), []
+    for seed in SPLITS["validation"]:
+        scene = sample_scene(seed)
+        question = ask(kind, scene, rng)
+        if question:
+            found.append((scene, question))
+        if len(found) == count:
+            break
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_solver_agrees(kind: str) -> None:
+    for scene, question in _questions(kind, 500):
+        assert solve(question.question, scene, question.options) == question.answer
+        if question.free:
+            assert solve(question.question, scene) == question.answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_are_distinct_and_hold_the_answer(kind: str) -> None:
+    for _, question in _questions(kind, 200):
+        assert 2 <= len(question.options) <= 4
+        assert len(set(question.options)) == len(question.options)
+        assert question.options[LETTERS.index(question.letter)] == question.answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_beyond_needs_is_needed(kind: str) -> None:
+    for scene, question in _questions(kind, 200):
+        assert question.needs and len(set(question.needs)) == len(question.needs)
+        for other in set(range(len(scene.things))) - set(question.needs):
+            rest = replace(scene, things=tuple(t for i, t in enumerate(scene.things) if i != other))
+            assert solve(question.question, rest, question.options) == question.answer
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_place_of_the_right_option_says_nothing(kind: str) -> None:
+    places = Counter((len(q.options), q.letter) for _, q in _questions(kind, 600))
+    for count in {size for size, _ in places}:
+        seen = [places[count, letter] for letter in LETTERS[:count]]
+        if sum(seen) > 200:
+            assert min(seen) > 0.6 * sum(seen) / count
+
+
+def test_yes_and_no_are_balanced() -> None:
+    for kind in ("exist", "relation_yes_no"):
+        yes = sum(question.answer == "yes" for _, question in _questions(kind, 600))
+        assert 0.4 < yes / 600 < 0.65
+
+
+def test_unknown_kinds_and_wordings_are_refused() -> None:
+    with pytest.raises(ValueError, match="'smell'"):
+        ask("smell", sample_scene(0), random.Random(0))
+    with pytest.raises(ValueError, match="Who"):
+        solve("Who is there?", sample_scene(0))
+
+
+def test_prompts_use_the_wording_of_scienceqa() -> None:
+    question = Question("colour", "What colour is the star?", ("red", "blue"), "blue", (0,), context="N/A")
+    assert option_prompt(question, letter=True) == (
+        "Context: N/A\nQuestion: What colour is the star?\nOptions: (A) red (B) blue\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert option_prompt(replace(question, context=None), letter=False) == (
+        "Question: What colour is the star?\nOptions: (A) red (B) blue\nAnswer with the option's text."
+    )
+    assert free_prompt(question) == "Question: What colour is the star?\nAnswer briefly."
+
+
+def test_captions_name_every_thing_once() -> None:
+    for seed in range(50):
+        scene = sample_scene(seed)
+        said = caption(scene)
+        assert said.endswith(".") and said.count(",") == len(scene.things) - 1
+        assert all(f"{thing.size} {thing.pattern} {thing.name} {thing.corner}" in said for thing in scene.things)
+
+
+def test_the_vocabulary_knows_every_word_and_ignores_case() -> None:
+    tokenizer, rng = build_tokenizer(), random.Random(0)
+    for seed in range(20):
+        scene = sample_scene(seed)
+        texts = [caption(scene)]
+        for kind in KINDS:
+            question = ask_surely(kind, scene, rng)
+            if question:
+                texts += [option_prompt(question, letter) for letter in (True, False)]
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids == encode(text) and UNKNOWN not in ids
+            assert encode(text.replace("What", "what")) == ids
+    assert tokenizer.decode(encode(caption(scene))) == caption(scene)
+    assert tokenizer.decode(encode("quokka")) == "<unk>"
+    assert all(len(encode(word)) == 1 for word in LETTER_WORDS)
+    assert encode("A") != encode("a")
