@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 setup: $(READY) ## make the virtual environment
 
 ask: $(READY) ## ask the bundled model about the bundled image, with and without simignore; writes out/kept.png
-	$(BIN)/simignore ask example --options "red,green,yellow" --answer-as text --keep 0.25 --out out/kept.png
+	$(BIN)/simignore ask example --answer-as text --keep 0.25 --out out/kept.png
 
 test: $(READY) ## run the tests
 	@$(BIN)/python -m pytest
@@ -35,7 +35,7 @@ readme: $(READY) ## write the generated parts of the README anew
 	@$(BIN)/python scripts/readme.py
 
 pictures: $(READY) ## draw the README's picture anew
-	@$(BIN)/simignore ask example --options "red,green,yellow" --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
+	@$(BIN)/simignore ask example --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
 
 bench: $(READY) ## measure prefill, decoding and memory on this machine
 	@$(BIN)/python -m benchmarks.prefill --json results/prefill.json

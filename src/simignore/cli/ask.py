@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -59,7 +58,7 @@ def ask(
     """Ask a question about an image, with all image tokens and with the few that the question is about.
 
     Prints both answers, how many tokens stayed, and what each answer cost. Without IMAGE (or with the word "example")
-    the question goes to a bundled picture.
+    the question goes to a bundled picture, and without a question a bundled one is asked.
     """
     choices = read_options(options)
     given = {
@@ -75,7 +74,8 @@ def ask(
     with waiting("loading", quiet=as_json):
         chosen = make_method(method, preset, given)
         _check_out(out)
-        files, asked = images_and_question(image, question, also or [])
+        files, asked, own_options = images_and_question(image, question, also or [])
+        choices = choices or own_options
         # what is wrong with the images or the words is told before a large model is loaded
         from simignore.prompt import build, lettered, open_image, wording
 
@@ -112,22 +112,23 @@ def ask(
         show(facts)
 
 
-def images_and_question(image: str | None, question: str | None, also: Sequence[Path]) -> tuple[list[Path], str]:
-    """The image files and the question, the bundled ones where they were left out.
+def images_and_question(
+    image: str | None, question: str | None, also: Sequence[Path]
+) -> tuple[list[Path], str, list[str]]:
+    """The image files and the question, the bundled ones where they were left out, and the bundled question's options.
 
     A single argument with a blank in it is a question about the bundled picture, without one it is an image.
     """
+    from simignore import tiny
+
     if question is None and image is not None and " " in image.strip() and not Path(image).exists():
         image, question = None, image
-    bundled = image is None or image == EXAMPLE
-    tiny: Any = import_module("simignore.tiny") if bundled else None
-    if bundled and not hasattr(tiny, "example"):
-        raise OSError("this installation has no bundled picture; name an image file")
+    bundled, options = image is None or image == EXAMPLE, []
     if question is None:
         if not bundled:
             raise ValueError(f'what about {image}? simignore ask {image} "What colour is the bus?"')
-        question = str(tiny.EXAMPLE_QUESTION)
-    return [tiny.example() if bundled else Path(str(image)), *also], question
+        question, options = tiny.EXAMPLE_QUESTION, list(tiny.EXAMPLE_OPTIONS)
+    return [tiny.example() if bundled else Path(str(image)), *also], question, options
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +27,9 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
     logging.disable_progress_bar()  # ours shows that something is going on
     where, kind = _device(device), _dtype(dtype)
     if name is None or name == BUNDLED:
-        tiny: Any = import_module("simignore.tiny")
-        if not hasattr(tiny, "load"):
-            raise OSError("this installation has no bundled model; name one with --model FOLDER_OR_NAME")
-        model, processor = tiny.load(device=where, dtype=kind)
-        return model, processor
+        from simignore import tiny
+
+        return tiny.load(device=where, dtype=kind)
     name = _checked(name)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
