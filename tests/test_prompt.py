@@ -13,7 +13,8 @@ import models
 import processors
 from simignore import build, preset
 from simignore.answer import span_of
-from simignore.prompt import open_image, wording
+from simignore.prompt import open_image
+from simignore.wording import wording
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "scienceqa" / "llava_test_CQM-A_image.json"
 OPTIONS = ["red", "blue", "left of it"]

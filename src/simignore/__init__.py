@@ -2,7 +2,7 @@
 
 The story, in the order of the files:
 families  where a model keeps its vision tower, projector, decoder and image token
-prompt    image + text -> what the processor makes of it, and where each span of the text sits (layout, query)
+prompt    image + text -> what the processor makes of it, and where each span of the text sits (wording, layout, query)
 observe   read-only hooks that capture only what a method asks for
 methods   View -> Selection: which image tokens stay
 select    scores -> Selection, without a model

@@ -6,25 +6,19 @@ The published rows compare image tokens with different parts of the prompt (the 
 
 from __future__ import annotations
 
-import string
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-AnswerAs = Literal["letter", "text", "free"]
-LETTERS = string.ascii_uppercase
+from simignore.wording import AnswerAs, Pieces, lettered, wording
+
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
-_LAST_LINE = {
-    "letter": "Answer with the option's letter from the given choices directly.",
-    "text": "Answer with the option's text.",
-    "free": "",
-}
 _PUBLISHED = (
     "simignore/"  # spans that the published code tokenises by themselves, named after the presets they belong to
 )
@@ -105,55 +99,6 @@ def build(
     return Prompt(inputs, text, opened, spans, tuple(option.strip() for option in options), processor.tokenizer)
 
 
-def wording(
-    question: str, *, context: str | None = None, options: Sequence[str] = (), answer: AnswerAs | None = None
-) -> tuple[str, dict[str, list[tuple[int, int]]]]:
-    """The user's text, in ScienceQA's wording where there are options or a context, and where its pieces are in it.
-
-    Returns the text and for each span its (start, end) pieces in characters.
-    """
-    question = question.strip()
-    if not question:
-        raise ValueError("the question is empty; ask something about the image")
-    if len(options) > len(LETTERS):
-        raise ValueError(f"{len(options)} options are more than the {len(LETTERS)} letters A to Z; ask with fewer")
-    if any(not option.strip() for option in options) or len(options) == 1:
-        raise ValueError(f"options {list(options)!r}: give at least two, none of them empty")
-    if answer is not None and answer not in _LAST_LINE:
-        raise ValueError(f"answer={answer!r} is none of {', '.join(map(repr, _LAST_LINE))}")
-    text = ""
-    pieces: dict[str, list[tuple[int, int]]] = {}
-
-    def add(name: str | None, part: str) -> None:
-        nonlocal text
-        if name:
-            pieces.setdefault(name, []).append((len(text), len(text) + len(part)))
-        text += part
-
-    labelled = bool(options) or context is not None
-    if labelled:
-        add(None, "Context: ")
-        add("context", (context or "").strip() or "N/A")
-        add(None, "\nQuestion: ")
-    add("question", question)
-    if options:
-        add(None, "\n")
-        add("heading", "Options:")
-        for letter, option in zip(LETTERS, options, strict=False):
-            add(None, " ")
-            add("letters", f"({letter})")
-            add(None, " ")
-            add("options-plain", option.strip())
-        if last := _LAST_LINE[answer or "letter"]:
-            add(None, f"\n{last}")
-    return text, _combined(pieces, len(text))
-
-
-def lettered(options: Sequence[str]) -> str:
-    """ScienceQA's line of options: ``(A) red (B) blue``."""
-    return " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-
-
 def open_image(source: Any) -> Image.Image:
     """An RGB image from a path or an opened image. Raises ValueError naming the file, the reason and the remedy."""
     if isinstance(source, Image.Image):
@@ -189,21 +134,7 @@ def _as_list(images: Any) -> list[Any]:
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _combined(pieces: dict[str, list[tuple[int, int]]], length: int) -> dict[str, list[tuple[int, int]]]:
-    """The spans that methods compare with, from the pieces of the text."""
-    spans = {"question": pieces["question"], "user": [(0, length)]}
-    if "context" in pieces:
-        spans["context+question"] = pieces["context"] + pieces["question"]
-    if plain := pieces.get("options-plain"):
-        options = [(start, end) for (start, _), (_, end) in zip(pieces["letters"], plain, strict=True)]
-        spans |= {"options": options, "options-plain": plain, "question+options": pieces["question"] + options}
-        spans["context+question+options"] = pieces["context"] + pieces["question"] + options
-    return spans
-
-
-def _spans(
-    processor: Any, text: str, content: str, pieces: dict[str, list[tuple[int, int]]], ids: Tensor
-) -> dict[str, Tensor]:
+def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor) -> dict[str, Tensor]:
     """Places in ``ids`` of each span, through the tokenizer's character offsets."""
     tokenizer = processor.tokenizer
     start = text.rfind(content)

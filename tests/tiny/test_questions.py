@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import pytest
 
-from simignore.tiny.questions import KINDS, LETTERS, Question, ask, ask_surely, caption, free_prompt, option_prompt
+from simignore.tiny.questions import KINDS, Question, ask, ask_surely, caption, free_prompt, option_prompt
 from simignore.tiny.scenes import SPLITS, Scene, sample_scene
 from simignore.tiny.solve import solve
 from simignore.tiny.words import LETTER_WORDS, UNKNOWN, build_tokenizer, encode
+from simignore.wording import LETTERS
 
 
 def _questions(kind: str, count: int) -> list[tuple[Scene, Question]]:

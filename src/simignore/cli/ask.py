@@ -77,7 +77,8 @@ def ask(
         files, asked, own_options = images_and_question(image, question, also or [])
         choices = choices or own_options
         # what is wrong with the images or the words is told before a large model is loaded
-        from simignore.prompt import build, lettered, open_image, wording
+        from simignore.prompt import build, open_image
+        from simignore.wording import lettered, wording
 
         opened = [open_image(file) for file in files]
         wording(asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]

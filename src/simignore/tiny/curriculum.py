@@ -11,11 +11,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, replace
 
+from simignore.wording import LETTERS, lettered
+
 from .questions import (
     CORNERS,
     DESCRIBE,
     KINDS,
-    LETTERS,
     Question,
     ask,
     ask_surely,
@@ -168,8 +169,7 @@ def copy_drill(rng: random.Random) -> Segment:
     options = rng.sample(pool, min(len(pool), rng.randint(2, 4)))
     right = rng.choice(options)
     if rng.random() < 0.5:
-        listed = " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
-        return _probe(f"{listed} {right}", LETTERS[options.index(right)], "copy")
+        return _probe(f"{lettered(options)} {right}", LETTERS[options.index(right)], "copy")
     asked = Question("copy", right, tuple(options), right, ())
     if rng.random() < 0.3:
         asked = replace(asked, context=rng.choice(CONTEXTS))

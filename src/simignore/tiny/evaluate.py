@@ -22,8 +22,10 @@ from typing import Any
 
 from PIL import Image
 
+from simignore.wording import NO_CONTEXT
+
 from . import folder, load
-from .questions import BRIEFLY, DESCRIBE, KINDS, NO_CONTEXT, ask, caption, free_prompt, option_prompt
+from .questions import BRIEFLY, DESCRIBE, KINDS, ask, caption, free_prompt, option_prompt
 from .scenes import SPLITS, render, sample_scene
 
 logger = logging.getLogger(__name__)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from simignore.wording import LAST_LINE, LETTERS, lettered
+
 from .scenes import COLOURS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
 
 KINDS = (
@@ -30,12 +32,9 @@ CORNERS = ("top left", "top right", "bottom left", "bottom right")
 CLEAR = 6.0  # pixels by which centres must differ for a relation to count as true or false
 CENTRE = 5.0  # pixels around the middle lines in which `where` is not asked
 
-LETTERS = "ABCDE"
-BY_LETTER = "Answer with the option's letter from the given choices directly."
-BY_TEXT = "Answer with the option's text."
+BY_LETTER, BY_TEXT = LAST_LINE["letter"], LAST_LINE["text"]
 BRIEFLY = "Answer briefly."
 DESCRIBE = "Describe the image."
-NO_CONTEXT = "N/A"
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def caption(scene: Scene) -> str:
 def option_prompt(question: Question, letter: bool) -> str:
     """The question with its options, asking for the option's letter or for its text."""
     context = "" if question.context is None else f"Context: {question.context}\n"
-    options = " ".join(f"({mark}) {option}" for mark, option in zip(LETTERS, question.options, strict=False))
+    options = lettered(question.options)
     return f"{context}Question: {question.question}\nOptions: {options}\n{BY_LETTER if letter else BY_TEXT}"
 
 

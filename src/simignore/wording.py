@@ -1,0 +1,81 @@
+"""The words of a question: ScienceQA's wording, as LLaVA asks it, and where its pieces are in the text.
+
+Pure text, without torch, so that whatever asks or generates questions says it the same way.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Literal
+
+AnswerAs = Literal["letter", "text", "free"]
+Pieces = dict[str, list[tuple[int, int]]]  # name -> (start, end) in characters
+LETTERS = string.ascii_uppercase
+NO_CONTEXT = "N/A"
+LAST_LINE = {
+    "letter": "Answer with the option's letter from the given choices directly.",
+    "text": "Answer with the option's text.",
+    "free": "",
+}
+
+
+def wording(
+    question: str, *, context: str | None = None, options: Sequence[str] = (), answer: AnswerAs | None = None
+) -> tuple[str, Pieces]:
+    """The user's text, in ScienceQA's wording where there are options or a context, and where its pieces are in it.
+
+    Returns the text and for each span its (start, end) pieces in characters.
+    """
+    question = question.strip()
+    if not question:
+        raise ValueError("the question is empty; ask something about the image")
+    if len(options) > len(LETTERS):
+        raise ValueError(f"{len(options)} options are more than the {len(LETTERS)} letters A to Z; ask with fewer")
+    if any(not option.strip() for option in options) or len(options) == 1:
+        raise ValueError(f"options {list(options)!r}: give at least two, none of them empty")
+    if answer is not None and answer not in LAST_LINE:
+        raise ValueError(f"answer={answer!r} is none of {', '.join(map(repr, LAST_LINE))}")
+    text = ""
+    pieces: Pieces = {}
+
+    def add(name: str | None, part: str) -> None:
+        nonlocal text
+        if name:
+            pieces.setdefault(name, []).append((len(text), len(text) + len(part)))
+        text += part
+
+    labelled = bool(options) or context is not None
+    if labelled:
+        add(None, "Context: ")
+        add("context", (context or "").strip() or NO_CONTEXT)
+        add(None, "\nQuestion: ")
+    add("question", question)
+    if options:
+        add(None, "\n")
+        add("heading", "Options:")
+        for letter, option in zip(LETTERS, options, strict=False):
+            add(None, " ")
+            add("letters", f"({letter})")
+            add(None, " ")
+            add("options-plain", option.strip())
+        if last := LAST_LINE[answer or "letter"]:
+            add(None, f"\n{last}")
+    return text, _combined(pieces, len(text))
+
+
+def lettered(options: Sequence[str]) -> str:
+    """ScienceQA's line of options: ``(A) red (B) blue``."""
+    return " ".join(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))
+
+
+def _combined(pieces: Pieces, length: int) -> Pieces:
+    """The spans that methods compare with, from the pieces of the text."""
+    spans = {"question": pieces["question"], "user": [(0, length)]}
+    if "context" in pieces:
+        spans["context+question"] = pieces["context"] + pieces["question"]
+    if plain := pieces.get("options-plain"):
+        options = [(start, end) for (start, _), (_, end) in zip(pieces["letters"], plain, strict=True)]
+        spans |= {"options": options, "options-plain": plain, "question+options": pieces["question"] + options}
+        spans["context+question+options"] = pieces["context"] + pieces["question"] + options
+    return spans
