@@ -5,7 +5,7 @@ them. They remain ordinary weights that training is free to change:
 
 - vision: a sine table of positions, and heads that look at fixed neighbours, so that the first layers act like
   convolutions (Cordonnier, Loukas and Jaggi, "On the relationship between self-attention and convolutional layers",
-  ICLR 2020). With CLIP's own initialisation, the study before this stayed at 46 % of shapes after 200 s;
+  ICLR 2020). With CLIP's own initialisation, a study before this stalled at 46 % of shapes;
 - decoder: heads that look one token back, and heads that look at equal words: together the induction circuit
   (Olsson et al., "In-context learning and induction heads", 2022) which copying an option's letter needs.
 """

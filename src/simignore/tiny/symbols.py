@@ -1,8 +1,9 @@
 """Symbols: stand-ins for image tokens, with which the decoder learns to reason before it sees a picture.
 
 A symbol is the sum of the word embeddings of its owner's four attributes, plus where it stands; a background symbol is
-one vector of the same length, so that length does not tell things from background. The decoder learns from 20 to 30
-symbols a scene, five times faster than from pictures, and the projector then learns to say the same about patches.
+one vector of the same length. The decoder learns from at most 30 symbols a scene, a fifth of a picture's tokens, and
+the projector then learns to say the same about patches. (The joint stage does not keep the lengths equal: in the
+bundled model background tokens are longer than those of things, 25 against 15.)
 """
 
 from __future__ import annotations
