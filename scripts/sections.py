@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from simignore.families import FAMILIES
-from simignore.methods import METHODS, PRESETS, Chain, Method
+from simignore.methods import METHODS, PRESETS, Method
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
@@ -44,22 +43,13 @@ def _method_row(name: str, kind: type[Method]) -> list[str]:
 
 def presets(_: Path) -> str:
     """One row per preset, with the method written so that it can be pasted."""
-    return _table(("preset", "is"), [[f"`{name}`", f"`{short(method)}`"] for name, method in PRESETS.items()])
+    return _table(("preset", "is"), [[f"`{name}`", f"`{method!s}`"] for name, method in PRESETS.items()])
 
 
 def families(_: Path) -> str:
     """One row per model family."""
     rows = [[f.title, f"`{f.model_type}`", _linked(f.source)] for f in FAMILIES.values()]
     return _table(("family", "`model_type`", "source"), rows)
-
-
-def short(method: Method) -> str:
-    """A method's repr without the fields that hold their defaults, but ``keep``; pasted, it builds the same method."""
-    if isinstance(method, Chain):
-        return f"Chain({', '.join(map(short, method.methods))})"
-    values = [(f, getattr(method, f.name)) for f in fields(method)]
-    told = [f"{f.name}={value!r}" for f, value in values if f.name == "keep" or value != f.default]
-    return f"{type(method).__name__}({', '.join(told)})"
 
 
 def quickstart(root: Path) -> str:

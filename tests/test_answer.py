@@ -38,6 +38,15 @@ def test_an_answer_and_what_it_cost(model, processor, method):
     assert (answer.trace is None) == (method is None) and (answer.selection > 0) == (method is not None)
 
 
+def test_asking_leaves_the_prompt_as_it_was(model, processor):
+    prompt = build(processor, PICTURE, "What colour is the star?")
+    before = prompt.inputs["pixel_values"].clone()
+    ask(models.fresh().bfloat16(), processor, prompt, max_new_tokens=1)
+    assert torch.equal(prompt.inputs["pixel_values"], before)
+    with pytest.raises(ValueError, match="num_return_sequences: `ask` gives one answer"):
+        ask(model, processor, prompt, num_return_sequences=2)
+
+
 def test_the_methods_span_is_what_it_compares_with(model, processor):
     prompt = build(processor, PICTURE, "What colour is the star?", options=["red", "blue"])
     by_span = ask(model, processor, prompt, Simignore(keep=4, span="options-plain"), max_new_tokens=2)

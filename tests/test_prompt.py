@@ -60,6 +60,24 @@ def test_a_word_that_stands_twice_is_found_in_its_own_span(picture):
     assert int(prompt.spans["context+question"][0]) < int(prompt.spans["question"][0]) < int(prompt.spans["options"][0])
 
 
+@pytest.mark.parametrize(
+    ("template", "question"), [("vicuna", "A"), ("vicuna", "human"), ("turns", "assistant"), ("turns", "a")]
+)
+def test_words_that_the_template_holds_too(template, question, picture):
+    """The user's text is where the user said it, not where the template says the same."""
+    prompt = build(processors.processor(template), picture, question)
+    images = (prompt.inputs["input_ids"][0] == models.IMAGE).nonzero()[:, 0]
+    assert int(prompt.spans["question"][0]) > int(images[-1]) and len(prompt.spans["question"]) == 1
+    assert int(prompt.spans["question"][-1]) < prompt.inputs["input_ids"].shape[1] - 1
+
+
+def test_a_template_that_changes_the_text_is_refused(picture):
+    processor = processors.processor()
+    processor.chat_template = processor.chat_template.replace("{{ c['text'] }}", "{{ c['text'] | upper }}")
+    with pytest.raises(ValueError, match="changes the user's text"):
+        build(processor, picture, "What is it?")
+
+
 def test_the_published_presets_name_their_spans(picture):
     prompt = build(processors.processor(), picture, "What is it?", options=OPTIONS)
     for name in ("simignore/llava-1.5-7b", "simignore/llava-1.5-13b"):
@@ -123,6 +141,9 @@ def test_several_images_and_none(picture):
         (dict(options=[str(i) for i in range(27)]), "27 options are more than the 26 letters"),
         (dict(options=["red", " "]), "at least two, none of them empty"),
         (dict(options=["red"]), "at least two"),
+        (dict(options="red,blue"), "must be text, and options 'red,blue' a list of texts"),
+        (dict(options=["red", 3]), "a list of texts"),
+        (dict(question=None), "question None must be text"),
         (dict(options=["a", "b"], answer="number"), "answer='number' is none of 'letter'"),
     ],
 )

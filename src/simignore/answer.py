@@ -22,6 +22,10 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     generation: arguments for ``model.generate``, such as ``max_new_tokens``.
     """
     weights = next(model.parameters())
+    if fixed := {"return_dict_in_generate", "num_return_sequences"}.intersection(generation):
+        raise ValueError(
+            f"{', '.join(sorted(fixed))}: `ask` gives one answer; call model.generate under the method yourself"
+        )
     inputs = {
         name: value.to(weights.device, weights.dtype if value.is_floating_point() else value.dtype)
         for name, value in prompt.inputs.items()

@@ -69,6 +69,7 @@ class Parts:
     embed: token ids -> the decoder's input embeddings. rotary: the module that makes (cos, sin) from position ids, or None.
     image_token: id of the placeholder token. special: ids that are never text (image, begin, end, padding).
     grid: (rows, columns) of one image's patches, or None where they are not one square grid.
+    window: tokens that the decoder's shortest sliding window holds, or None if every layer sees everything.
     """
 
     family: Family
@@ -84,6 +85,7 @@ class Parts:
     image_token: int
     special: frozenset[int]
     grid: Grid | None
+    window: int | None
 
     @property
     def attention_implementation(self) -> str:
@@ -101,6 +103,15 @@ def parts(model: nn.Module) -> Parts:
     family = FAMILIES.get(getattr(config, "model_type", ""))
     if family is None:
         raise UnsupportedModelError(_unknown(model))
+    if hasattr(model, "get_base_model"):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is a wrapper around the model; pass model.get_base_model(), or merge the adapters first"
+        )
+    if type(model).__name__ == "OptimizedModule" or getattr(model, "_compiled_call_impl", None) is not None:
+        raise UnsupportedModelError(
+            "this model is compiled as a whole, and compiled code does not notice hooks that come later. Compile its decoder "
+            "instead: model.model.language_model.compile()"
+        )
     merger = getattr(model, family.merger, model)  # the bare merger itself is welcome too
     found: dict[str, Any] = {
         name: getattr(merger, getattr(family, name), None) for name in ("vision", "projector", "decoder")
@@ -124,6 +135,7 @@ def parts(model: nn.Module) -> Parts:
         image_token=_image_token(family, config),
         special=_special(family, config, getattr(model, "generation_config", None)),
         grid=square_grid(getattr(config, family.vision_config, None), config),
+        window=_window(found["decoder"].config),
     )
 
 
@@ -155,16 +167,30 @@ def square_grid(vision_config: Any, config: Any) -> Grid | None:
     return side, side
 
 
+def _window(config: Any) -> int | None:
+    window = getattr(config, "sliding_window", None)
+    if not isinstance(window, int) or not getattr(config, "use_sliding_window", True):
+        return None
+    kinds = getattr(config, "layer_types", None)
+    return window if kinds is None or any("sliding" in str(kind) for kind in kinds) else None
+
+
 def _layers(model: nn.Module, decoder: nn.Module) -> tuple[nn.Module, ...]:
     layers = tuple(getattr(decoder, "layers", ()))
-    strange = sorted({type(layer).__name__ for layer in layers if not hasattr(layer, "self_attn")})
+    strange = sorted({type(layer).__name__ for layer in layers if not _attends_only(layer)})
     if not layers or strange:
-        what = f"layers without self-attention ({', '.join(strange)})" if strange else "no list `layers`"
+        what = f"layers that do not only attend ({', '.join(strange)})" if strange else "no list `layers`"
         raise UnsupportedModelError(
             f"the decoder {type(decoder).__name__} of {type(model).__name__} has {what}; simignore shortens decoders "
             "whose every layer attends over the sequence. Nothing was changed: run the model without a method."
         )
     return layers
+
+
+def _attends_only(layer: nn.Module) -> bool:
+    """Whether a layer mixes tokens by attention alone: recurrent and convolution layers see dropped tokens otherwise."""
+    others = ("mamba", "linear_attn", "conv", "short_conv", "ssm", "mixer", "temporal_block", "recurrent")
+    return hasattr(layer, "self_attn") and not any(hasattr(layer, name) for name in others)
 
 
 def _image_token(family: Family, config: Any) -> int:

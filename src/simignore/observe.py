@@ -30,18 +30,26 @@ class AttentionRow:
     def __init__(self, attention: nn.Module) -> None:
         self.attention: Any = attention
         self._thread = threading.local()
+        self._config: Any = None
 
     def install(self) -> None:
+        """Swap the module's config for one that names the observing attention function."""
         if _NAME not in ALL_ATTENTION_FUNCTIONS:
             ALL_ATTENTION_FUNCTIONS.register(_NAME, _observed)
         self._config = self.attention.config
-        self._inner = _implementation(self.attention)
         self.attention.config = copy.copy(self._config)
         self.attention.config._attn_implementation_internal = _NAME
         self.attention.config._simignore_row = self
 
     def remove(self) -> None:
-        self.attention.config = self._config
+        """Give the module its own config back."""
+        if self._config is not None:
+            self.attention.config, self._config = self._config, None
+
+    def inner(self) -> Callable[..., Any]:
+        """The attention function that the module would use by itself, also if the implementation was changed meanwhile."""
+        eager = getattr(sys.modules[type(self.attention).__module__], "eager_attention_forward", None)
+        return ALL_ATTENTION_FUNCTIONS.get_interface(self._config._attn_implementation, eager)  # type: ignore[no-any-return]
 
     def ask(self, query: Tensor) -> None:
         """The next forward of this module in this thread records the row of ``query`` [B] (places in its input)."""
@@ -66,7 +74,7 @@ class AttentionRow:
     ) -> None:
         place = getattr(self._thread, "query", None)
         if place is not None:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
                 self._thread.row = attention_row(query, key, mask, place.to(query.device), scaling, softcap)
 
 
@@ -103,14 +111,7 @@ def attention_row(
     return logits.softmax(-1).mean(1)  # [B, kv]
 
 
-def _implementation(attention: Any) -> Callable[..., Any]:
-    """The attention function that the module would use by itself."""
-    name = attention.config._attn_implementation
-    eager = getattr(sys.modules[type(attention).__module__], "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)  # type: ignore[no-any-return]
-
-
 def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
     observer: AttentionRow = module.config._simignore_row
     observer._see(query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
-    return observer._inner(module, query, key, value, attention_mask, **kwargs)
+    return observer.inner()(module, query, key, value, attention_mask, **kwargs)

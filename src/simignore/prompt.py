@@ -88,14 +88,13 @@ def build(
     """
     opened = tuple(open_image(image) for image in _as_list(images))
     content, pieces = wording(question, context=context, options=options, answer=answer)
-    message = {"role": "user", "content": [{"type": "image"}] * len(opened) + [{"type": "text", "text": content}]}
     if not getattr(processor, "chat_template", None):
         raise ValueError(
             "the processor has no chat template; load the model's own processor or set processor.chat_template"
         )
-    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    text = processor.apply_chat_template([_message(content, len(opened))], add_generation_prompt=True, tokenize=False)
     inputs = processor(images=list(opened) or None, text=text, return_tensors="pt")
-    spans = _spans(processor, text, content, pieces, inputs["input_ids"][0])
+    spans = _spans(processor, text, content, pieces, inputs["input_ids"][0], len(opened))
     return Prompt(inputs, text, opened, spans, tuple(option.strip() for option in options), processor.tokenizer)
 
 
@@ -134,11 +133,28 @@ def _as_list(images: Any) -> list[Any]:
     return list(images) if isinstance(images, list | tuple) else [images]
 
 
-def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor) -> dict[str, Tensor]:
+def _message(content: str, images: int) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": content}]}
+
+
+def _begin(processor: Any, text: str, content: str, images: int) -> int | None:
+    """Where the user's text begins in the rendered prompt; the template itself may hold the same words.
+
+    Found by rendering a word that no template holds in its place; None if the template does not keep the text as it is.
+    """
+    word = "simignore-begins-here"
+    other = processor.apply_chat_template([_message(word, images)], add_generation_prompt=True, tokenize=False)
+    start = other.find(word)
+    if start < 0 or other.count(word) != 1 or other.replace(word, content) != text:
+        return None
+    return int(start)
+
+
+def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor, images: int) -> dict[str, Tensor]:
     """Places in ``ids`` of each span, through the tokenizer's character offsets."""
     tokenizer = processor.tokenizer
-    start = text.rfind(content)
-    if start < 0:
+    start = _begin(processor, text, content, images)
+    if start is None:
         raise ValueError(
             "the chat template changes the user's text, so its spans cannot be found in the prompt; "
             "pass the text to compare with as query=ids"

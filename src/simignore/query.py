@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -57,8 +58,14 @@ class Query:
 
 
 def _as_queries(given: Any, vocabulary: int) -> list[Tensor]:
-    several = isinstance(given, list | tuple) and len(given) > 0 and not isinstance(given[0], int)
-    queries = [torch.as_tensor(query).detach().cpu() for query in (given if several else [given])]
+    several = isinstance(given, list | tuple) and len(given) > 0 and not isinstance(given[0], Integral)
+    try:
+        queries = [torch.as_tensor(query).detach().cpu() for query in (given if several else [given])]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"a query is token ids, got {type(given).__name__}; "
+            "take tokenizer(text, add_special_tokens=False, return_tensors='pt').input_ids[0]"
+        ) from error
     for query in queries:
         if query.dim() == 1 and query.numel() == 0:
             raise ValueError("the query has no tokens; pass the ids of at least one word, or leave query out")

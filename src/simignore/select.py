@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,15 +17,33 @@ from torch import Tensor
 from simignore.types import PAD, Selection
 
 
-def check_keep(keep: int | float) -> None:
-    """Raise unless ``keep`` is a count (int >= 1) or a fraction (float in (0, 1])."""
-    if isinstance(keep, bool) or not isinstance(keep, int | float):
+def check_keep(keep: Any) -> int | float:
+    """``keep`` as a count (int >= 1) or a fraction (float in (0, 1]), numpy's numbers included; raises for anything else."""
+    if isinstance(keep, bool) or not isinstance(keep, Real):
         raise TypeError(f"keep={keep!r} is neither a count nor a fraction; say keep=64 or keep=0.25")
-    if isinstance(keep, int) and keep < 1:
-        raise ValueError(f"keep={keep} would keep no image token; keep at least 1")
-    if isinstance(keep, float) and not 0 < keep <= 1:
-        hint = f"; for a count write keep={round(keep)}" if keep > 1 and math.isfinite(keep) else ""
+    if isinstance(keep, Integral):
+        if keep < 1:
+            raise ValueError(f"keep={keep} would keep no image token; keep at least 1")
+        return int(keep)
+    fraction = float(keep)
+    if not 0 < fraction <= 1:
+        hint = f"; for a count write keep={round(fraction)}" if fraction > 1 and math.isfinite(fraction) else ""
         raise ValueError(f"keep={keep} is not a fraction in (0, 1]{hint}")
+    return fraction
+
+
+def check_count(name: str, value: Any, least: int) -> int:
+    """A hyper-parameter that must be a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return int(value)
+
+
+def check_number(name: str, value: Any) -> float:
+    """A hyper-parameter that must be a finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is not a finite number")
+    return float(value)
 
 
 def budget(keep: int | float, tokens: int) -> int:
@@ -31,7 +51,7 @@ def budget(keep: int | float, tokens: int) -> int:
 
     Raises ValueError if a count is larger than the tokens there are; a sample without image tokens keeps none.
     """
-    check_keep(keep)
+    keep = check_keep(keep)
     if tokens == 0:
         return 0
     if isinstance(keep, int):
@@ -84,6 +104,7 @@ def walk(
     """
     b, n, m = pairs.shape
     real = valid[:, :, None] & text_valid[:, None]  # [B, N, M]
+    _check_numbers(pairs, real)
     flat = pairs.masked_fill(~real, -math.inf).flatten(1)  # [B, N*M]
     order = flat.argsort(dim=1, descending=True, stable=True)  # [B, N*M] pairs by falling similarity
     rank = torch.arange(n * m, device=pairs.device)
@@ -139,9 +160,14 @@ def _checked(score: Tensor, valid: Tensor) -> Tensor:
         raise ValueError(
             f"scores have shape {tuple(score.shape)}, the image tokens {tuple(valid.shape)}; one score per token"
         )
+    score = score if score.is_floating_point() else score.double()
+    _check_numbers(score, valid)
+    return score
+
+
+def _check_numbers(score: Tensor, valid: Tensor) -> None:
     if bool((score.isnan() & valid).any()):
         raise ValueError("a score is not a number (NaN): the features hold NaN, or a method divided by zero")
-    return score
 
 
 def _best(score: Tensor, valid: Tensor, counts: Sequence[int]) -> Selection:
@@ -151,7 +177,7 @@ def _best(score: Tensor, valid: Tensor, counts: Sequence[int]) -> Selection:
     rank = torch.arange(score.shape[1], device=score.device)
     wanted = rank < torch.tensor(counts, device=score.device)[:, None]  # [B, N] by rank
     kept = torch.zeros_like(valid).scatter(1, order, wanted) & valid
-    return from_kept(kept, score.masked_fill(~valid, math.nan) if score.is_floating_point() else score)
+    return from_kept(kept, score.masked_fill(~valid, math.nan))
 
 
 def _real_first(order: Tensor, valid: Tensor) -> Tensor:

@@ -27,6 +27,10 @@ def wording(
 
     Returns the text and for each span its (start, end) pieces in characters.
     """
+    if isinstance(options, str) or not all(isinstance(word, str) for word in (question, *options)):
+        raise ValueError(
+            f'question {question!r} must be text, and options {options!r} a list of texts: ["red", "blue"]'
+        )
     question = question.strip()
     if not question:
         raise ValueError("the question is empty; ask something about the image")

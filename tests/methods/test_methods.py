@@ -34,6 +34,10 @@ def test_the_repr_rebuilds_the_method(method):
         eval(repr(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()})
         == method
     )
+    assert (
+        eval(str(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()})
+        == method
+    )
     assert isinstance(method, Method) and hash(method) == hash(method)
 
 
@@ -67,6 +71,11 @@ def test_methods_are_frozen_and_documented(cls):
 def test_bad_configurations(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_str_leaves_defaults_out():
+    assert str(Simignore(keep=0.25)) == "Simignore(keep=0.25)"
+    assert str(Chain(Random(keep=9, seed=1), FastV())) == "Chain(Random(keep=9, seed=1), FastV(keep=0.5))"
 
 
 def test_a_chain_holds_methods_only():

@@ -110,7 +110,7 @@ def ask(
     else:
         from simignore.cli.table import show
 
-        show(facts)
+        show({**facts, "method": str(chosen)})
 
 
 def images_and_question(

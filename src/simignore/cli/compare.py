@@ -107,7 +107,7 @@ def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: 
             (f"all {c.full.image_tokens} image tokens", c.full.text),
             (f"{c.reduced.kept} image tokens", c.reduced.text),
         ],
-        method=repr(c.method),
+        method=str(c.method),
         score=score_kind(c.method),
         patch=getattr(tower, "patch_size", None),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
@@ -32,9 +32,14 @@ class Method(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "text", "attention"
 
     def __post_init__(self) -> None:
-        check_keep(self.keep)
+        object.__setattr__(self, "keep", check_keep(self.keep))
         for name, kind in (("hide", Hide), ("positions", Positions)):
             check_choice(self, name, get_args(kind))
+
+    def __str__(self) -> str:
+        """The method without the fields that hold their defaults, but ``keep``; like its repr it builds the same method."""
+        told = [f for f in fields(self) if f.name == "keep" or getattr(self, f.name) != f.default]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in told)})"
 
     @property
     def site(self) -> Site:

@@ -45,6 +45,9 @@ class Chain(Method):
     def __repr__(self) -> str:
         return f"Chain({', '.join(map(repr, self.methods))})"
 
+    def __str__(self) -> str:
+        return f"Chain({', '.join(map(str, self.methods))})"
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Chain) and self.methods == other.methods
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from simignore.methods.base import Scorer
+from simignore.select import check_count
 from simignore.types import View
 
 
@@ -22,6 +23,10 @@ class Random(Scorer):
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
 
     def score(self, view: View) -> Tensor:
         score = torch.zeros(view.valid.shape, dtype=torch.float64)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from simignore.methods.base import Method, check_choice, needed
-from simignore.select import threshold, top_k, walk
+from simignore.select import check_count, check_number, threshold, top_k, walk
 from simignore.types import Selection, View
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
@@ -49,12 +49,10 @@ class Simignore(Method):
             object.__setattr__(self, "keep", 1.0)  # no cap
         super().__post_init__()
         check_choice(self, "similarity", get_args(Similarity))
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ValueError(f"threshold={self.threshold} is not a finite number")
+        if self.threshold is not None:
+            object.__setattr__(self, "threshold", check_number("threshold", self.threshold))
         for name, least in (("skip", 0), ("stride", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+            object.__setattr__(self, name, check_count(name, getattr(self, name), least))
         if self.threshold is not None and (self.skip, self.stride) != (0, 1):
             raise ValueError(
                 "a walk (skip, stride) goes on until a count is reached and has no threshold; leave one of them out"
@@ -75,7 +73,11 @@ class Simignore(Method):
 def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
     """[B, N, M] similarity of every image token [B, N, D] with every text token [B, M, D], in float32 or better."""
     exact = torch.promote_types(visual.dtype, torch.float32)
-    visual, text = visual.to(exact), text.to(exact)
+    with torch.autocast(visual.device.type, enabled=False):
+        return _similarities(visual.to(exact), text.to(exact), kind)
+
+
+def _similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
     if kind == "cosine":
         return normalize(visual, dim=-1) @ normalize(text, dim=-1).transpose(1, 2)
     if kind == "dot":

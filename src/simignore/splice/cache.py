@@ -103,7 +103,7 @@ class ShortCache(DynamicCache):  # type: ignore[misc]
 
     def batch_select_indices(self, indices: Tensor) -> None:
         super().batch_select_indices(indices)
-        self._batch(lambda x: x[indices.to(x.device)])
+        self._batch(lambda x: x[torch.as_tensor(indices, device=x.device)])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Take back the newest tokens (a negative number); raises if that would reach tokens that were cut."""

@@ -15,7 +15,7 @@ from simignore.layout import Layout
 from simignore.observe import AttentionRow
 from simignore.query import Query
 from simignore.select import compose, from_kept, identity, lift
-from simignore.splice.cache import Ledger, adopt, ledger_of
+from simignore.splice.cache import Ledger, ShortCache, UnsupportedCallError, adopt, ledger_of
 from simignore.splice.runs import Run, Runs
 from simignore.splice.tensors import take
 from simignore.types import PAD, Cut, Selection, Step, Trace, View
@@ -67,6 +67,8 @@ class Call:
         """The decoder's keyword arguments, shortened."""
         if self.idle:
             return self.kwargs
+        if self.changed:
+            self._check_window()
         self._cut(0, self.kwargs["inputs_embeds"])
         run = self._start(0)
         self._observe(0)
@@ -117,8 +119,24 @@ class Call:
         for cut in self.cuts[number]:
             self._apply(cut, self._choose(cut, number, hidden))
         moved = not (self.left.equal(before[0]) and self.shown.equal(before[1]))
-        self.changed = self.changed or moved
+        if moved:
+            self._check_window()
+            self.changed = True
         return moved
+
+    def _check_window(self) -> None:
+        """Refuse what a sliding window would see otherwise than under a mask: it counts places, and some are gone."""
+        window, tokens = self.parts.window, self.runs.past.length + self.length
+        if window is not None and tokens > window:
+            raise UnsupportedCallError(
+                f"the decoder looks back over {window} tokens only, and there are {tokens} so far: with tokens cut, that "
+                "window would reach further back than it should. Run this prompt without a method."
+            )
+
+    def release(self) -> None:
+        """Let the cache answer with its logical length again; also after an interrupted forward."""
+        if isinstance(cache := self.kwargs.get("past_key_values"), ShortCache):
+            cache.inside = False
 
     def _choose(self, cut: Cut, number: int, hidden: Tensor) -> Selection:
         among = from_kept(self.alive).index  # [B, N'] numbers of the tokens still there
@@ -152,10 +170,17 @@ class Call:
         self.shown = self.shown & ~places
         if cut.hide == "drop":
             # a place that has to predict a labelled token stays, unseen by the others, as it would under a mask
-            self.left = self.left & ~(places & ~self.labelled)
+            self.left = self.left & ~(self._droppable(places) & ~self.labelled)
         if cut.positions == "reindex":
             self.closing = self.closing | places
         self.steps.append(Step(cut.site, cut.hide, chosen))
+
+    def _droppable(self, places: Tensor) -> Tensor:
+        """[B, T] what may leave with these places: padding too, but not a prompt's last token, which says what comes next."""
+        if not bool(places.any()):
+            return places
+        last = self.read.attended.long().cumsum(1).argmax(1, keepdim=True)  # [B, 1]
+        return (places | ~self.read.attended).scatter(1, last, False)
 
     def _observe(self, number: int) -> None:
         """Ask for the attention row in layer ``number`` if a cut before the next layer needs it."""

@@ -72,10 +72,26 @@ class Splice:
         return self.trace
 
     def __exit__(self, *exception: Any) -> None:
+        self._forget()
+        if not self._hooks:
+            return  # never entered
         for hook in reversed(self._hooks):
             hook.remove()
         self._hooks.clear()
         _engaged.discard(self.parts.decoder)
+
+    def __deepcopy__(self, memo: Any) -> Splice:
+        raise UnsupportedCallError(
+            "a model cannot be copied inside `with method(model):`; copy it before or afterwards"
+        )
+
+    def _forget(self) -> None:
+        """Drop what is known of this thread's forward; after a KeyboardInterrupt no hook has done so."""
+        if (call := getattr(self._thread, "call", None)) is not None:
+            call.release()
+        self._thread.call = self._thread.layout = self._thread.labels = None
+        for observer in self.observers.values():
+            observer.forget()
 
     def _install(self) -> None:
         p, hooks = self.parts, self._hooks
@@ -89,12 +105,13 @@ class Splice:
         for number, layer in enumerate(p.layers):
             hooks.append(layer.register_forward_pre_hook(_LayerDoor(self, number), with_kwargs=True))
         for observer in self.observers.values():
-            observer.install()
             hooks.append(observer)
+            observer.install()
 
     # the model's own door: the caller's labels pass here
 
     def _model_in(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._forget()
         self._thread.labels = _named(module, args, kwargs).get("labels")
 
     def _model_out(self, *_: Any) -> None:
@@ -112,6 +129,8 @@ class Splice:
     def _read(self, named: dict[str, Any]) -> Layout | None:
         ids, embeds, mask = named.get("input_ids"), named.get("inputs_embeds"), named.get("attention_mask")
         cache = named.get("past_key_values")
+        if cache is None or cache.get_seq_length() == 0:
+            _check_chunks(self.parts.image_token)
         new = ids if ids is not None else embeds
         if new is not None and new.shape[1] == 1 and cache is not None and cache.get_seq_length() > 0:
             return Layout.without_image(new.shape[0], 1)  # a decoding step; reading its token would wait for the device
@@ -123,11 +142,8 @@ class Splice:
         read = layout(places, ids, mask, self.parts.special)
         has_image = read.image.shape[1] > 0
         check(cache, has_image)
-        if has_image and _assisted():
-            raise UnsupportedCallError(
-                "assisted decoding (assistant_model, prompt_lookup_num_tokens) guesses the answer before the image tokens "
-                "are chosen, so the guess would take part in the choice. Leave those arguments out."
-            )
+        if has_image:
+            _check_generation()
         if ids is None and not has_image and read.length > 1 and ledger_of(cache) is None:
             raise UnsupportedCallError(
                 "inputs_embeds came without input_ids, so where the image tokens are is unknown. Pass input_ids and "
@@ -160,11 +176,7 @@ class Splice:
 
     def _decoder_out(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         call: Call | None = getattr(self._thread, "call", None)
-        self._thread.call = None
-        for observer in self.observers.values():
-            observer.forget()
-        if isinstance(cache := kwargs.get("past_key_values"), ShortCache):
-            cache.inside = False
+        self._forget()
         return None if call is None or output is None else call.leave(output, self.trace, _lock)
 
     def layer_in(self, number: int, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -210,14 +222,35 @@ def _named(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def _assisted() -> bool:
-    """Whether generate runs assisted decoding; it leaves no other sign in what it passes than its place on the stack."""
-    frame = sys._getframe()
-    while (caller := frame.f_back) is not None:
-        if caller.f_code.co_name == "_assisted_decoding":
-            return True
-        frame = caller
-    return False
+def _caller(name: str) -> dict[str, Any] | None:
+    """The local variables of the caller called ``name``, however far up; None if there is none.
+
+    Some modes of generate leave no other sign in what they pass to the model than their place on the stack.
+    """
+    frame = sys._getframe().f_back
+    while frame is not None:
+        if frame.f_code.co_name == name:
+            return frame.f_locals
+        frame = frame.f_back
+    return None
+
+
+def _check_generation() -> None:
+    if _caller("_assisted_decoding") is not None:
+        raise UnsupportedCallError(
+            "assisted decoding (assistant_model, prompt_lookup_num_tokens) guesses the answer before the image tokens are "
+            "chosen, so the guess would take part in the choice. Leave those arguments out."
+        )
+
+
+def _check_chunks(image_token: int) -> None:
+    prefill = _caller("_prefill")
+    size = None if prefill is None else getattr(prefill.get("generation_config"), "prefill_chunk_size", None)
+    if prefill is not None and size is not None and bool((prefill["input_ids"] == image_token).any()):
+        raise UnsupportedCallError(
+            f"prefill_chunk_size={size} shows the method the prompt piece by piece, and it chooses among whole images by the "
+            "whole text. Leave it out: the shortened prompt needs less memory anyway."
+        )
 
 
 def _check_mask(mask: Tensor | None, length: int, cache: Any) -> None:
@@ -235,8 +268,8 @@ def _check_whole_images(read: Layout, grid: tuple[int, int] | None) -> None:
     torn = [count for count in read.counts if count % size]
     if torn:
         raise UnsupportedCallError(
-            f"a prompt holds {torn[0]} image tokens, which is no multiple of the {size} that one image has. If it is "
-            "being prefilled in chunks, set prefill_chunk_size=None: tokens are chosen among a whole image."
+            f"a prompt holds {torn[0]} image tokens, which is no multiple of the {size} that one image has. Pass whole "
+            "images, none of their tokens masked out."
         )
 
 

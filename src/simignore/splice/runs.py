@@ -77,7 +77,9 @@ class Runs:
             gone=old.gone + closing.sum(1, keepdim=True),
         )
         closed = old.gone + count_before(closing).gather(1, rows.clamp(min=0))
-        self.all.append(Run(rows.to(self.device), within.to(self.device), base.to(self.device), closed, group))
+        whole = rows.shape[1] == self.length and bool((rows == torch.arange(self.length)).all())
+        rows, within, base = (places.to(self.device) for places in (rows, within, base))
+        self.all.append(Run(rows, within, base, closed, group, whole=whole))
         return self.last
 
     def go_on(self, number: int) -> Run:
@@ -123,9 +125,16 @@ class Runs:
 
     def _first_mask(self, run: Run) -> Tensor | None:
         """What the decoder gets as attention mask; never None, or gaps in the positions would pass for packed sequences."""
-        if self.mask is not None and self.mask.dim() == 4:
-            return cut_mask(self.mask, run.rows, run.group.columns, run.group.seen, dense=False)
-        return run.group.seen.to(torch.long if self.mask is None else self.mask.dtype)
+        group = run.group
+        if self.mask is not None:  # looked at in every step: the caller may have hidden more than at the prefill
+            return cut_mask(self.mask.to(self.device), run.rows, group.columns, group.seen, dense=False)
+        given = self.kwargs.get("position_ids")
+        if given is not None and self.length > 1 and bool((given[..., 1:] < given[..., :-1]).any()):
+            raise UnsupportedCallError(
+                "position_ids start again within a row and there is no attention_mask, so the row holds packed sequences, "
+                "which a shortened prompt could not keep apart. Pass them as rows of a batch, or with a 4-D attention_mask."
+            )
+        return group.seen.long()
 
     def untouched(self) -> bool:
         """Whether the layers of this run get just what the decoder hands them."""
@@ -180,18 +189,16 @@ class Runs:
 
     def lengthen(self, output: Any) -> None:
         """Put the decoder's hidden states back at the caller's places, in place."""
-        last = self.last
-        if last.rows.shape[1] != self.length:
-            output.last_hidden_state = put(output.last_hidden_state, last.rows, self.length)
+        if not self.last.whole:
+            output.last_hidden_state = put(output.last_hidden_state, self.last.rows, self.length)
         if getattr(output, "hidden_states", None) is not None:
             output.hidden_states = tuple(self._restore(h, i) for i, h in enumerate(output.hidden_states))
 
     def _restore(self, hidden: Tensor, number: int) -> Tensor:
-        """A layer's hidden states at the caller's length, whichever run they come from."""
-        if hidden.shape[1] == self.length:
-            return hidden
-        found = [run for run in self.all if run.rows.shape[1] == hidden.shape[1] and run.group.first <= number]
-        return put(hidden, found[-1].rows, self.length)
+        """Hidden states at the caller's length, from the run that they come from."""
+        # number 0 is the decoder's input, number i the output of layer i - 1, the last one normalised
+        run = [run for run in self.all if run.group.first <= max(number - 1, 0)][-1]
+        return hidden if run.whole else put(hidden, run.rows, self.length)
 
 
 def _inverse(rows: Tensor, length: int) -> Tensor:
