@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from simignore.families import FAMILIES
-from simignore.methods import METHODS, PRESETS, Chain, FastV, Random, Simignore
+from simignore.methods import METHODS, PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,12 +68,6 @@ def test_what_is_missing_is_said(readme, tmp_path, capsys, text, said):
     assert readme.main(["--root", str(tmp_path), "--check"]) == 2
     assert said in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == text
-
-
-@pytest.mark.parametrize("method", [*PRESETS.values(), Random(keep=3, seed=2), Chain(Simignore(keep=0.5), FastV())])
-def test_the_shortened_method_pasted_is_the_method(readme, method):
-    names = {kind.__name__: kind for kind in METHODS.values()} | {"Chain": Chain}
-    assert eval(readme.SECTIONS["presets"].__globals__["short"](method), names) == method
 
 
 def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):

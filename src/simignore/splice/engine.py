@@ -34,7 +34,7 @@ class Splice:
     """Context manager that applies cuts to a model and restores it on the way out, also after an exception.
 
     model: an unmodified Hugging Face VLM. cuts: in the order of their sites; two at one site run one after the other.
-    query: the token ids that the image tokens are compared with, see :class:`~simignore.prompt.Query`.
+    query: the token ids that the image tokens are compared with, see :class:`~simignore.query.Query`.
     Raises UnsupportedModelError for a model that no family serves and ValueError for cuts that do not fit it.
     """
 
