@@ -71,9 +71,10 @@ def test_words_that_the_template_holds_too(template, question, picture):
     assert int(prompt.spans["question"][-1]) < prompt.inputs["input_ids"].shape[1] - 1
 
 
-def test_a_template_that_changes_the_text_is_refused(picture):
+@pytest.mark.parametrize("change", ["upper", "replace('?', '!')"])
+def test_a_template_that_changes_the_text_is_refused(change, picture):
     processor = processors.processor()
-    processor.chat_template = processor.chat_template.replace("{{ c['text'] }}", "{{ c['text'] | upper }}")
+    processor.chat_template = processor.chat_template.replace("{{ c['text'] }}", "{{ c['text'] | " + change + " }}")
     with pytest.raises(ValueError, match="changes the user's text"):
         build(processor, picture, "What is it?")
 
