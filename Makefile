@@ -12,6 +12,7 @@ help: ## list these words
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python3"; exit 2; }
+	@echo "making .venv and installing what constraints.txt pins (PyTorch among it: this can take minutes)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
@@ -37,11 +38,11 @@ readme: $(READY) ## write the generated parts of the README anew
 pictures: $(READY) ## draw the README's picture anew
 	@$(BIN)/simignore ask example --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
 
-bench: $(READY) ## measure prefill, decoding and memory on this machine
-	@$(BIN)/python -m benchmarks.prefill --json results/prefill.json
+bench: $(READY) ## measure prefill, decoding and memory on this machine; writes out/prefill.json
+	@$(BIN)/python -m benchmarks.prefill --json out/prefill.json
 
-scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 20 minutes)
-	@$(BIN)/python -m benchmarks.scenes --json results/scenes.json
+scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 15 minutes); writes out/scenes.json
+	@$(BIN)/python -m benchmarks.scenes --json out/scenes.json
 
 train: $(READY) ## train the bundled model from the seed (see src/simignore/tiny)
 	@$(BIN)/python -m simignore.tiny.train

@@ -107,7 +107,8 @@ def savings(root: Path) -> str:
     ratio, native = less["prefill_to_full"]["median"], less["prefill_to_native"]["median"]
     again = run["cases"]["native again"]["prefill_to_native"]["median"]
     return (
-        f"With `{name}` keeping {tokens['keep']} of {tokens['image']} image tokens, prefill took {ratio:.0%} of the "
+        f"In a model of 12 decoder layers of width 512 with `{name}` keeping {tokens['keep']} of {tokens['image']} image "
+        f"tokens, prefill (vision tower included) took {ratio:.0%} of the "
         f"full prompt's time and the key-value cache "
         f"{less['kv_bytes'] / full['kv_bytes']:.0%} of its memory ({less['kv_bytes'] / 1e6:.1f} instead of "
         f"{full['kv_bytes'] / 1e6:.1f} MB). A prompt that is natively as short is the limit: the reduced one took {native:.2f} "
@@ -229,7 +230,10 @@ def _footnote(result: Mapping[str, Any], what: str) -> str:
     told = [f"{name} {v}" for name in ("torch", "transformers") if (v := versions.get(name) or result.get(name))]
     hardware = result.get("hardware", {})
     if hardware:
-        machine = hardware.get("gpu") or f"{hardware.get('cpu')}, {hardware.get('threads')} threads"
+        machine = (
+            hardware.get("gpu")
+            or f"{hardware.get('cpu')}, {hardware.get('threads')} thread{'s' if hardware.get('threads') != 1 else ''}"
+        )
         told.insert(0, machine)
     elif result.get("machine"):
         told.insert(0, str(result["machine"]))

@@ -116,10 +116,7 @@ def test_identity_and_from_kept():
     valid = torch.tensor([[True, True, False], [True, False, False], [False, False, False]])
     assert identity(valid).index.tolist() == [[0, 1], [0, -1], [-1, -1]]
     assert from_kept(torch.tensor([[False, True, True]])).source.tolist() == [[-1, 1, 2]]
-    assert (
-        repr(identity(valid))
-        == "Selection(2 image tokens kept, 1 image tokens kept, 0 image tokens kept, of at most 3)"
-    )
+    assert repr(identity(valid)) == "Selection(image tokens kept: 2, 1, 0 of at most 3)"
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,10 @@ def open_image(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return _checked(source, "the image").convert("RGB")
     path = Path(source)
+    if str(source).startswith(("http://", "https://")):
+        raise ValueError(f"{source} is an address, and nothing is fetched from the network; download the image first")
+    if path.is_dir():
+        raise ValueError(f"no image file at {path}: it is a folder; name a file in it")
     if not path.is_file():
         raise ValueError(f"no image file at {path}; check the path")
     try:

@@ -68,8 +68,8 @@ class Selection:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        kept, whole = self.count.tolist(), self.source.shape[1]
-        return f"Selection({', '.join(f'{k} image tokens kept' for k in kept)}, of at most {whole})"
+        kept = ", ".join(str(count) for count in self.count.tolist())
+        return f"Selection(image tokens kept: {kept} of at most {self.source.shape[1]})"
 
     @property
     def valid(self) -> Tensor:

@@ -13,6 +13,22 @@ AnswerAs = Literal["letter", "text", "free"]
 Pieces = dict[str, list[tuple[int, int]]]  # name -> (start, end) in characters
 LETTERS = string.ascii_uppercase
 NO_CONTEXT = "N/A"
+PUBLISHED = (
+    "simignore/llava-1.5-7b",
+    "simignore/llava-1.5-13b",
+)  # spans that the published code tokenises by themselves
+SPANS = (
+    "auto",
+    "user",
+    "question",
+    "options",
+    "options-plain",
+    "question+options",
+    "context+question",
+    "context+question+options",
+    "prompt",
+    *PUBLISHED,
+)
 LAST_LINE = {
     "letter": "Answer with the option's letter from the given choices directly.",
     "text": "Answer with the option's text.",
@@ -38,6 +54,8 @@ def wording(
         raise ValueError(f"{len(options)} options are more than the {len(LETTERS)} letters A to Z; ask with fewer")
     if any(not option.strip() for option in options) or len(options) == 1:
         raise ValueError(f"options {list(options)!r}: give at least two, none of them empty")
+    if len({option.strip() for option in options}) < len(options):
+        raise ValueError(f"options {list(options)!r} hold the same text twice; an answer could not be told apart")
     if answer is not None and answer not in LAST_LINE:
         raise ValueError(f"answer={answer!r} is none of {', '.join(map(repr, LAST_LINE))}")
     text = ""

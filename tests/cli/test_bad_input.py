@@ -7,6 +7,8 @@ import zlib
 import pytest
 from PIL import Image
 
+from simignore.methods import METHODS
+
 
 def complaint(result) -> str:
     """The one line of an error; fails if there is anything else."""
@@ -69,11 +71,14 @@ def test_a_folder_is_no_image(ask, tmp_path):
         (["--keep", "17"], "the prompt has only 16"),
         (["--keep", "some"], "neither a count (64) nor a fraction"),
         (["--threshold", "nan"], "not a finite number"),
-        (["--method", "nope"], "no method 'nope'; there are fastv, random, simignore"),
-        (["--method", "fastv", "--threshold", "0.3"], "method 'fastv' has no --threshold; its options are keep, hide"),
+        (["--method", "nope"], f"no method 'nope'; there are {', '.join(sorted(METHODS))}"),
+        (
+            ["--method", "fastv", "--threshold", "0.3"],
+            "method 'fastv' has no option threshold; its options are keep, hide",
+        ),
         (["--method", "fastv", "--layer", "0"], "layer=0"),
         (["--method", "fastv", "--layer", "9"], "layers 1 to 3"),
-        (["--seed", "3"], "method 'simignore' has no --seed"),
+        (["--seed", "3"], "method 'simignore' has no option seed"),
         (["--hide", "blur"], "hide='blur' is none of 'drop', 'mask'"),
         (["--positions", "new"], "positions='new' is none of"),
         (["--span", "options"], "no span 'options' (it has no options)"),

@@ -195,3 +195,16 @@ def test_a_new_method_takes_a_few_lines():
     with torch.no_grad(), Loudest(keep=0.5)(model) as trace:
         model(**inputs)
     assert trace.selections[0].count.tolist() == [8]
+
+
+def test_a_span_without_a_query_is_told_and_an_unknown_one_refused():
+    import models
+
+    model, inputs = models.model(), models.batch(models.prompt())
+    with pytest.raises(ValueError, match="span='nonsense' is none of 'auto', 'user'"):
+        Simignore(keep=3, span="nonsense")
+    with pytest.warns(UserWarning, match="span 'options', but no query was given.*pass query=prompt.query"):
+        splice = Chain(Simignore(keep=3, span="options"))(model)
+    with torch.no_grad(), splice as trace:
+        model(**inputs)
+    assert trace.query == "whole prompt"

@@ -102,7 +102,7 @@ def ask(
         "context": context,
         "options": choices,
         "model": model or "tiny",
-        **report(compared, loaded),
+        **report(compared, loaded, processor),
         "picture": None if out is None else str(out),
     }
     if as_json:

@@ -57,7 +57,7 @@ def compare(model: Any, processor: Any, prompt: Prompt, method: Method, runs: in
     return Comparison(prompt, method, full, reduced, timed)
 
 
-def report(c: Comparison, model: Any) -> dict[str, Any]:
+def report(c: Comparison, model: Any, processor: Any) -> dict[str, Any]:
     """Everything that is known about a comparison, in plain types: seconds, bytes, tokens. ``--json`` prints it."""
     full, reduced = ([pair[side] for pair in c.timed] for side in (0, 1))
     prefill = median(run.prefill for run in full), median(run.prefill for run in reduced)
@@ -83,8 +83,17 @@ def report(c: Comparison, model: Any) -> dict[str, Any]:
         "kept": selection.index[0][selection.valid[0]].tolist(),
         "score": score,
         "score_kind": None if score is None else score_kind(c.method),
-        "notes": trace.notes,
+        "notes": [*(note.partition(": ")[2] for note in trace.notes), *cropped(c.prompt, processor)],
     }
+
+
+def cropped(prompt: Prompt, processor: Any) -> list[str]:
+    """What to know about images whose sides the processor cuts off, as LLaVA-1.5's does with those that are not square."""
+    settings = processor.image_processor
+    if not getattr(settings, "do_center_crop", False):
+        return []
+    sizes = [image.size for image in prompt.images if image.size[0] != image.size[1]]
+    return [f"of the {w} x {h} image the model sees the central {min(w, h)} x {min(w, h)} only" for w, h in sizes]
 
 
 def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: str = "") -> Image.Image:

@@ -64,7 +64,7 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
         raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
     known = {field.name: field for field in fields(METHODS[name]) if field.init}
     if strange := [option for option in given if option not in known]:
-        raise ValueError(f"method {name!r} has no {_dashed(strange)}; its options are {', '.join(known)}")
+        raise ValueError(f"method {name!r} has no option {', '.join(strange)}; its options are {', '.join(known)}")
     if "keep" not in given and "threshold" not in given and known["keep"].default in (None, MISSING):
         given["keep"] = DEFAULT_KEEP
     try:

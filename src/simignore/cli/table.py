@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from simignore.wording import lettered
+
 
 def show(facts: dict[str, Any]) -> None:
     """Print what ``simignore ask`` found: the question, both answers, and what each cost."""
@@ -16,7 +18,11 @@ def show(facts: dict[str, Any]) -> None:
         if facts[name]:
             console.print(Text.assemble((f"{name.capitalize():<10}", "dim"), facts[name]))
     if facts["options"]:
-        console.print(Text.assemble((f"{'Options':<10}", "dim"), " | ".join(facts["options"])))
+        console.print(Text.assemble((f"{'Options':<10}", "dim"), lettered(facts["options"])))
+    known = " (bundled: it knows rendered coloured shapes only; for photographs name another with --model)"
+    console.print(
+        Text.assemble((f"{'Model':<10}", "dim"), facts["model"] + (known if facts["model"] == "tiny" else ""))
+    )
     console.print(Text.assemble((f"{'Method':<10}", "dim"), facts["method"]))
     console.print(_costs(facts))
     for line in _remarks(facts):

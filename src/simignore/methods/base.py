@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -65,6 +66,13 @@ class Method(ABC):
         """
         p = parts(model)
         cuts = self.cuts()
+        spans = {span for cut in cuts if (span := getattr(cut, "span", "auto")) != "auto"}
+        if query is None and spans:
+            warnings.warn(
+                f"{self} wants image tokens compared with the span {sorted(spans)[0]!r}, but no query was given, so they are "
+                "compared with all that the user said; pass query=prompt.query(span), or use simignore.ask",
+                stacklevel=2,
+            )
         template = None
         if query is None and any("text" in cut.needs for cut in cuts):
             name = getattr(p.model.config, "_name_or_path", "")

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from simignore.methods.base import Method, check_choice, needed
 from simignore.select import check_count, check_number, threshold, top_k, walk
 from simignore.types import Selection, View
+from simignore.wording import SPANS
 
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
@@ -49,6 +50,7 @@ class Simignore(Method):
             object.__setattr__(self, "keep", 1.0)  # no cap
         super().__post_init__()
         check_choice(self, "similarity", get_args(Similarity))
+        check_choice(self, "span", SPANS)
         if self.threshold is not None:
             object.__setattr__(self, "threshold", check_number("threshold", self.threshold))
         for name, least in (("skip", 0), ("stride", 1)):
