@@ -16,12 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simignore.wording import AnswerAs, Pieces, lettered, wording
+from simignore.wording import PUBLISHED, AnswerAs, Pieces, lettered, wording
 
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
-_PUBLISHED = (
-    "simignore/"  # spans that the published code tokenises by themselves, named after the presets they belong to
-)
 
 
 @dataclass(frozen=True)
@@ -56,13 +53,11 @@ class Prompt:
         Raises KeyError for a span that this prompt does not have.
         """
         span = self.span_for(span)
-        if span.startswith(_PUBLISHED) and self.options:
-            plain = " ".join(self.options)
-            texts = {"simignore/llava-1.5-7b": plain, "simignore/llava-1.5-13b": f"Options: {lettered(self.options)}"}
-            if span in texts:
-                return torch.tensor(self.tokenizer(texts[span])["input_ids"])
+        if self.options and span in PUBLISHED:
+            texts = dict(zip(PUBLISHED, (" ".join(self.options), f"Options: {lettered(self.options)}"), strict=True))
+            return torch.tensor(self.tokenizer(texts[span])["input_ids"])
         if span not in self.spans:
-            known = [*self.spans, *(["simignore/llava-1.5-7b", "simignore/llava-1.5-13b"] if self.options else [])]
+            known = [*self.spans, *(PUBLISHED if self.options else ())]
             why = "" if self.options else " (it has no options)"
             raise KeyError(f"this prompt has no span {span!r}{why}; it has {', '.join(known)}")
         ids: Tensor = self.inputs["input_ids"][0]
