@@ -28,7 +28,7 @@ from simignore import tiny
 from simignore.families import parts
 from simignore.methods import FastV, Method, Random, Simignore
 from simignore.prompt import Prompt, build
-from simignore.tiny.questions import KINDS, ask
+from simignore.tiny.questions import KINDS, ask_surely
 from simignore.tiny.scenes import SPLITS, render, sample_scene
 
 KEEPS, SEEDS, SPANS = (0.5, 0.25, 0.125), (0, 1, 2), ("question", "question+options")
@@ -55,12 +55,15 @@ class Row:
 
 
 def rows(layers: int) -> list[Row]:
-    """All that is compared: everything kept; then, for each budget, chance, Simignore by span, and FastV."""
+    """All that is compared: everything kept; then, for each budget, chance and Simignore by span before the decoder,
+    chance and FastV in its middle."""
     found = [Row("all image tokens", 1.0)]
+    middle = layers // 2
     for keep in KEEPS:
         found += [Row(f"Random, {len(SEEDS)} seeds", keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [Row(f"Simignore, {span}", keep, Simignore(keep=keep, span=span)) for span in SPANS]
-        found += [Row(f"FastV, layer {layers // 2}", keep, FastV(keep=keep, layer=layers // 2))]
+        found += [Row(f"Random, layer {middle}", keep, Random(keep=keep, layer=middle))]
+        found += [Row(f"FastV, layer {middle}", keep, FastV(keep=keep, layer=middle))]
     return found
 
 
@@ -79,7 +82,7 @@ def items(processor: Any, per_kind: int, seed: int = 0) -> list[Item]:
 
 def _question(processor: Any, kind: str, scene: int, rng: random.Random) -> Item | None:
     sampled = sample_scene(scene)
-    if (asked := ask(kind, sampled, rng)) is None:
+    if (asked := ask_surely(kind, sampled, rng)) is None:
         return None
     image = render(sampled)[0]
     prompt = build(processor, image, asked.question, context=asked.context, options=asked.options, answer="text")

@@ -1,4 +1,4 @@
-"""Write the README's tables and numbers: ``python scripts/readme.py``, or ``--check`` to fail where they are stale.
+"""Write the pages' tables and numbers: ``python scripts/readme.py``, or ``--check`` to fail where they are stale.
 
 Whatever stands between ``<!-- simignore:NAME -->`` and ``<!-- /simignore:NAME -->`` is replaced by the section NAME,
 made from ``results/*.json`` or from the package's own lists, so that no number or name is typed twice.
@@ -13,16 +13,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sections import SECTIONS, StaleError
+import card
 
+import sections
+from sections import StaleError
+
+SECTIONS = sections.SECTIONS | card.SECTIONS
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("README.md", "docs/bundled-model.md")
 _MARK = re.compile(r"<!-- (/?)simignore:([\w-]+) -->")
 
 
 def rendered(text: str, root: Path = ROOT) -> str:
     """``text`` with every marked section made anew from the results under ``root``.
 
-    Raises StaleError for a README without markers, a marker without its partner, an unknown name, a missing result.
+    Raises StaleError for a page without markers, a marker without its partner, an unknown name, a missing result.
     """
     found, parts, opened, end = 0, [], None, 0
     for mark in _MARK.finditer(text):
@@ -42,32 +47,35 @@ def rendered(text: str, root: Path = ROOT) -> str:
         raise StaleError(f"<!-- simignore:{opened} --> is never closed; add <!-- /simignore:{opened} --> below it")
     if not found:
         raise StaleError(
-            "the README has no markers; write <!-- simignore:methods --> <!-- /simignore:methods --> into it"
+            "the page has no markers; write <!-- simignore:methods --> <!-- /simignore:methods --> into it"
         )
     return "".join([*parts, text[end:]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check the README; 0 if it is now up to date."""
+    """Write or check the pages; 0 if they are now up to date."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; fail with a diff if it is out of date")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md and results/")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail with a diff if one is out of date")
+    parser.add_argument("--root", type=Path, default=ROOT, help="folder of README.md, docs/ and results/")
     options = parser.parse_args(arguments)
-    path = options.root / "README.md"
+    pages = [page for page in PAGES if page == PAGES[0] or (options.root / page).exists()]
+    return max(_page(page, options.root, options.check) for page in pages)
+
+
+def _page(page: str, root: Path, check: bool) -> int:
+    path = root / page
     try:
         old = path.read_text(encoding="utf-8")
-        new = rendered(old, options.root)
+        new = rendered(old, root)
     except (StaleError, OSError) as error:
         print(f"{path}: {error}", file=sys.stderr)
         return 2
-    if options.check and new != old:
-        lines = difflib.unified_diff(
-            old.splitlines(True), new.splitlines(True), "README.md", "README.md as it should be"
-        )
+    if check and new != old:
+        lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), page, f"{page} as it should be")
         sys.stdout.writelines(lines)
-        print("README.md is out of date; run `python scripts/readme.py` and commit", file=sys.stderr)
+        print(f"{page} is out of date; run `python scripts/readme.py` and commit", file=sys.stderr)
         return 1
-    if not options.check:
+    if not check:
         path.write_text(new, encoding="utf-8")
     return 0
 

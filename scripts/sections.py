@@ -30,7 +30,7 @@ class StaleError(ValueError):
 def methods(_: Path) -> str:
     """One row per method: its rule, where it cuts, what it looks at, where it is from."""
     head = ("method", "rule", "cuts", "compares with the text", "source")
-    return _table(head, [_method_row(name, kind) for name, kind in METHODS.items()])
+    return markdown(head, [_method_row(name, kind) for name, kind in METHODS.items()])
 
 
 def _method_row(name: str, kind: type[Method]) -> list[str]:
@@ -43,13 +43,13 @@ def _method_row(name: str, kind: type[Method]) -> list[str]:
 
 def presets(_: Path) -> str:
     """One row per preset, with the method written so that it can be pasted."""
-    return _table(("preset", "is"), [[f"`{name}`", f"`{method!s}`"] for name, method in PRESETS.items()])
+    return markdown(("preset", "is"), [[f"`{name}`", f"`{method!s}`"] for name, method in PRESETS.items()])
 
 
 def families(_: Path) -> str:
     """One row per model family."""
     rows = [[f.title, f"`{f.model_type}`", _linked(f.source)] for f in FAMILIES.values()]
-    return _table(("family", "`model_type`", "source"), rows)
+    return markdown(("family", "`model_type`", "source"), rows)
 
 
 def quickstart(root: Path) -> str:
@@ -66,7 +66,7 @@ def quickstart(root: Path) -> str:
 
 def speed(root: Path) -> str:
     """Prefill, decoding and cache, against all image tokens and against a prompt that is natively as short."""
-    result = _result(root, SPEED)
+    result = read_result(root, SPEED)
     parts = []
     for run in result["runs"]:
         tokens, cases = run["tokens"], run["cases"]
@@ -82,9 +82,9 @@ def speed(root: Path) -> str:
             ]
             for name, one in cases.items()
         ]
-        parts += [f"{tokens['keep']} of {tokens['image']} image tokens, batch {run['batch']}:", _table(head, rows)]
+        parts += [f"{tokens['keep']} of {tokens['image']} image tokens, batch {run['batch']}:", markdown(head, rows)]
     return "\n\n".join(
-        [*parts, _footnote(result, f"Medians of {result['rounds']} interleaved rounds, in brackets the quartiles")]
+        [*parts, footnote(result, f"Medians of {result['rounds']} interleaved rounds, in brackets the quartiles")]
     )
 
 
@@ -98,12 +98,12 @@ _CASES = {
 
 def savings(root: Path) -> str:
     """The one sentence that says what is saved, from the first run of the speed measurement."""
-    result = _result(root, SPEED)
+    result = read_result(root, SPEED)
     run = result["runs"][0]
     name = next(name for name in run["cases"] if name not in _CASES)
     full, less = run["cases"]["full"], run["cases"][name]
     tokens = run["tokens"]
-    note = _footnote(result, f"Medians of {result['rounds']} interleaved rounds")
+    note = footnote(result, f"Medians of {result['rounds']} interleaved rounds")
     ratio, native = less["prefill_to_full"]["median"], less["prefill_to_native"]["median"]
     again = run["cases"]["native again"]["prefill_to_native"]["median"]
     return (
@@ -123,19 +123,19 @@ def _spread(measured: Mapping[str, float]) -> str:
 
 def accuracy(root: Path) -> str:
     """The bundled model with all image tokens: one row per kind of question, one column per form."""
-    result = _result(root, ACCURACY)
-    forms: Mapping[str, Any] = result.get("forms", {})
-    kinds = list(dict.fromkeys(kind for form in forms.values() for kind in form.get("kinds", {})))
-    rows = [[_words(kind), *(_share(form.get("kinds", {}).get(kind)) for form in forms.values())] for kind in kinds]
-    rows.append(["**all**", *(f"**{_share(form.get('all'))}**" for form in forms.values())])
-    legend = "\n".join(f"- {name}: {form['what']}" for name, form in forms.items() if form.get("what"))
-    note = _footnote(result, "Right answers on scenes that training never drew")
-    return "\n\n".join([_table(("question", *forms), rows), *([legend] if legend else []), note])
+    forms: Mapping[str, Any] = read_result(root, ACCURACY)["forms"]
+    kinds = list(dict.fromkeys(kind for form in forms.values() for kind in form["kinds"]))
+    rows = [[spoken(kind), *(percent(form["kinds"].get(kind)) for form in forms.values())] for kind in kinds]
+    rows.append(["**all**", *(f"**{percent(form['all'])}**" for form in forms.values())])
+    rows.append(["questions", *(f"{form['all']['questions']:,}" for form in forms.values())])
+    legend = "\n".join(f"- {name}: {form['what']}" for name, form in forms.items())
+    note = footnote(next(iter(forms.values())), "Right answers on scenes that training never drew")
+    return "\n\n".join([markdown(("question", *forms), rows), legend, note])
 
 
 def scenes(root: Path) -> str:
     """The bundled model with fewer image tokens: one row per method, one column per budget."""
-    result = _result(root, SCENES)
+    result = read_result(root, SCENES)
     rows: Sequence[Mapping[str, Any]] = result["rows"]
     budgets = sorted({row["keep"] for row in rows if row["keep"] < 1}, reverse=True)
     labels = list(dict.fromkeys(_label(row) for row in rows if row["keep"] < 1))
@@ -146,15 +146,15 @@ def scenes(root: Path) -> str:
     ]
     first = f"All image tokens: {_pooled(whole)}.\n\n" if whole else ""
     head = ("keeps", *(f"{keep:g} of the image tokens" for keep in budgets))
-    note = _footnote(
+    note = footnote(
         result, f"{rows[0]['questions']} questions; in brackets Wilson's 95 % interval, for several seeds their range"
     )
-    return f"{first}{_table(head, table)}\n\n{note}"
+    return f"{first}{markdown(head, table)}\n\n{note}"
 
 
 def kinds(root: Path) -> str:
     """Where fewer image tokens hurt: one row per kind of question, at the middle budget."""
-    rows: Sequence[Mapping[str, Any]] = _result(root, SCENES)["rows"]
+    rows: Sequence[Mapping[str, Any]] = read_result(root, SCENES)["rows"]
     budgets = sorted({row["keep"] for row in rows if row["keep"] < 1})
     if not budgets:
         raise StaleError(f"{SCENES} holds no row with fewer image tokens; make it anew: {MADE_BY[SCENES]}")
@@ -163,10 +163,10 @@ def kinds(root: Path) -> str:
     labels = list(dict.fromkeys(_label(row) for row in shown))
     every = list(dict.fromkeys(kind for row in shown for kind in row["kinds"]))
     table = [
-        [_words(kind), *(_of_kind(kind, [r for r in shown if _label(r) == label]) for label in labels)]
+        [spoken(kind), *(_of_kind(kind, [r for r in shown if _label(r) == label]) for label in labels)]
         for kind in every
     ]
-    return f"With {middle:g} of the image tokens:\n\n" + _table(("question", *labels), table)
+    return f"With {middle:g} of the image tokens:\n\n" + markdown(("question", *labels), table)
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -190,7 +190,7 @@ def _of_kind(kind: str, rows: Iterable[Mapping[str, Any]]) -> str:
     return f"{sum(one['right'] for one in told) / asked * 100:.1f} %" if asked else ""
 
 
-def _share(share: Mapping[str, Any] | None) -> str:
+def percent(share: Mapping[str, Any] | None) -> str:
     return f"{share['accuracy'] * 100:.1f} %" if share else ""
 
 
@@ -209,7 +209,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
 # words and tables
 
 
-def _result(root: Path, path: str) -> dict[str, Any]:
+def read_result(root: Path, path: str) -> dict[str, Any]:
     if not (root / path).is_file():
         raise StaleError(f"no {path}; make it: {MADE_BY[path]}")
     try:
@@ -219,12 +219,12 @@ def _result(root: Path, path: str) -> dict[str, Any]:
     return found
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
-def _footnote(result: Mapping[str, Any], what: str) -> str:
+def footnote(result: Mapping[str, Any], what: str) -> str:
     """Where a table's figures come from, as far as the result says."""
     versions = result.get("versions", {})
     told = [f"{name} {v}" for name in ("torch", "transformers") if (v := versions.get(name) or result.get(name))]
@@ -261,5 +261,5 @@ def _code(text: str) -> str:
     return text.replace("``", "`")
 
 
-def _words(name: str) -> str:
+def spoken(name: str) -> str:
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""The README's generated sections: a stale one is noticed, and what stops the script is said readably."""
+"""The pages' generated sections: a stale one is noticed, and what stops the script is said readably."""
 
 from __future__ import annotations
 
@@ -72,11 +72,8 @@ def test_what_is_missing_is_said(readme, tmp_path, capsys, text, said):
 
 def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):
     share = {"right": 3, "questions": 4, "accuracy": 0.75, "interval": [0.3, 0.95]}
-    tiny = {
-        "torch": "2",
-        "command": "python -m x",
-        "forms": {"text": {"what": "w", "all": share, "kinds": {"count": share}}},
-    }
+    text = {"torch": "2", "command": "python -m x", "what": "w", "all": share, "kinds": {"count": share}}
+    tiny = {"forms": {"text": text}}
     kinds = {"count": {"right": 1, "asked": 2}, "two_hop": {"right": 2, "asked": 2}}
 
     def row(method: str, keep: float, accuracy: float, label: str | None = None) -> dict[str, object]:

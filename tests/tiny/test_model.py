@@ -20,9 +20,10 @@ from transformers import (
 
 from simignore import tiny
 from simignore.tiny.evaluate import answer, evaluate, items, share
+from simignore.tiny.model import TINY
 from simignore.tiny.pictures import normalise
 from simignore.tiny.questions import Question, option_prompt
-from simignore.tiny.scenes import PATCHES, render, sample_scene
+from simignore.tiny.scenes import render, sample_scene
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_the_folder_holds_genuine_classes() -> None:
     assert type(model.model.vision_tower) is CLIPVisionModel and type(model.model.language_model) is LlamaModel
     assert type(AutoProcessor.from_pretrained(tiny.folder())) is LlavaProcessor
     assert (tiny.folder() / "model.safetensors").stat().st_size <= 24e6
-    assert PATCHES >= 144
+    assert 144 <= TINY.patches <= 256
 
 
 def test_load_gives_float32_in_eval_mode(loaded: tuple[Any, Any]) -> None:
@@ -88,7 +89,7 @@ def test_chats_run(loaded: tuple[Any, Any], case: str) -> None:
     assert text.endswith(" ASSISTANT:") and text.count("<image>") == count
     pictures = [render(sample_scene(seed))[0] for seed in range(count)]
     inputs = processor(text=text, images=pictures or None, return_tensors="pt")
-    assert (inputs["input_ids"] == model.config.image_token_index).sum() == count * PATCHES
+    assert (inputs["input_ids"] == model.config.image_token_index).sum() == count * TINY.patches
     assert inputs["input_ids"][0, 0] == processor.tokenizer.bos_token_id
     assert model.generate(**inputs, max_new_tokens=2).shape[1] > inputs["input_ids"].shape[1]
 

@@ -8,7 +8,16 @@ from dataclasses import replace
 
 import pytest
 
-from simignore.tiny.questions import KINDS, Question, ask, ask_surely, caption, free_prompt, option_prompt
+from simignore.tiny.questions import (
+    KINDS,
+    Question,
+    ask,
+    ask_surely,
+    caption,
+    free_prompt,
+    option_prompt,
+    same_caption,
+)
 from simignore.tiny.scenes import SPLITS, Scene, sample_scene
 from simignore.tiny.solve import solve
 from simignore.tiny.words import LETTER_WORDS, UNKNOWN, build_tokenizer, encode
@@ -19,7 +28,7 @@ def _questions(kind: str, count: int) -> list[tuple[Scene, Question]]:
     rng, found = random.Random(kind), []
     for seed in SPLITS["validation"]:
         scene = sample_scene(seed)
-        question = ask(kind, scene, rng)
+        question = ask_surely(kind, scene, rng)
         if question:
             found.append((scene, question))
         if len(found) == count:
@@ -91,7 +100,28 @@ def test_captions_name_every_thing_once() -> None:
         scene = sample_scene(seed)
         said = caption(scene)
         assert said.endswith(".") and said.count(",") == len(scene.things) - 1
-        assert all(f"{thing.size} {thing.pattern} {thing.name} {thing.corner}" in said for thing in scene.things)
+        assert all(f"{thing.size} {thing.pattern} {thing.name}" in said for thing in scene.things)
+        assert [said.index(thing.name) for thing in sorted(scene.things, key=lambda thing: thing.x)] == sorted(
+            said.index(thing.name) for thing in scene.things
+        )
+
+
+def test_captions_are_judged_without_regard_to_order() -> None:
+    scene = sample_scene(1)
+    some = caption(scene).rstrip(".").split(", ")
+    assert same_caption(", ".join(reversed(some)) + ".", scene)
+    assert not same_caption(", ".join(some[1:]) + ".", scene)
+    assert not same_caption(", ".join([*some, some[0]]) + ".", scene)
+    assert not same_caption(caption(scene).replace(scene.things[0].colour, "mauve"), scene)
+
+
+def test_hops_are_hops() -> None:
+    """A question of n hops needs n + 1 things, and words of no other thing but the first are given away."""
+    for kind, count in (("two_hop", 2), ("three_hop", 3)):
+        for scene, question in _questions(kind, 100):
+            assert len(question.needs) == count
+            assert scene.things[question.needs[0]].name in question.question
+            assert all(scene.things[i].name not in question.question for i in question.needs[1:])
 
 
 def test_the_vocabulary_knows_every_word_and_ignores_case() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from simignore import tiny
-from simignore.tiny.config import TINY
 from simignore.tiny.curriculum import IGNORED, TASKS, Mix, Segment, draw, mix_at
 from simignore.tiny.export import export_run
-from simignore.tiny.language import LETTER_IDS, answer_loss, features
-from simignore.tiny.loop import Plan, Worker, finished, train
-from simignore.tiny.model import build_model
+from simignore.tiny.loop import Plan, Worker, finished, restore, spawn, train
+from simignore.tiny.model import LARGE, TINY, build_model
 from simignore.tiny.muon import SharedMuon, orthogonal
-from simignore.tiny.packing import PREFIX, Pack, block_mask, pack
+from simignore.tiny.packing import PREFIX, Pack, blind, block_mask, pack
 from simignore.tiny.pictures import load
-from simignore.tiny.scenes import GRID, PATCHES, render, sample_scene
-from simignore.tiny.stages import PLANS, run_stage
+from simignore.tiny.scenes import render, sample_scene
 from simignore.tiny.start import start_decoder
-from simignore.tiny.symbols import every_place
-from simignore.tiny.words import EOS, VOCABULARY
+from simignore.tiny.symbols import Symbols
+from simignore.tiny.train import (
+    LETTER_IDS,
+    PLANS,
+    answer_loss,
+    first_layers_blind,
+    length_loss,
+    model_parts,
+    run_stage,
+)
+from simignore.tiny.vision import CLASSES, VisionHeads
+from simignore.tiny.words import EOS, VOCABULARY, encode
 
 
 @pytest.mark.parametrize("stage", ["copying", "symbols", "joint"])
@@ -43,7 +52,7 @@ def test_segments_predict_their_answer(stage: str) -> None:
 
 
 def test_a_row_is_filled_with_exchanges_that_fit() -> None:
-    text = pack([sample_scene(0), sample_scene(1)], Mix(), 230, random.Random(0))
+    text = pack([sample_scene(0), sample_scene(1)], TINY.patches, Mix(), 230, random.Random(0))
     assert text.tokens.shape == (2, 230)
     assert ((text.segment > 0).sum(1) > 180).all()
     assert (text.label[text.segment < 0] == IGNORED).all()
@@ -70,7 +79,7 @@ def test_packing_asks_as_the_processor_does() -> None:
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     ids = processor(text=text, images=render(sample_scene(0))[0], return_tensors="pt")["input_ids"][0].tolist()
     segment = draw(sample_scene(0), Mix(caption=1.0), random.Random(0))
-    asked = ids[len(PREFIX) + PATCHES :]
+    asked = ids[len(PREFIX) + TINY.patches :]
     assert tuple(ids[: len(PREFIX)]) == PREFIX
     assert segment.tokens[: len(asked)] == asked
 
@@ -88,13 +97,23 @@ def _loss(model: Any, pixels: Tensor, segments: list[Segment]) -> float:
         count = len(segment.tokens)
         columns[0] += segment.tokens
         columns[1] += [number] * count
-        columns[2] += range(len(PREFIX) + PATCHES, len(PREFIX) + PATCHES + count)
+        columns[2] += range(len(PREFIX) + TINY.patches, len(PREFIX) + TINY.patches + count)
         columns[3] += segment.labels
         columns[4] += [TASKS.index(segment.task)] * count
-    image = model.model.multi_modal_projector(features(model, pixels))
-    places = every_place(1)
     text = Pack(*(torch.tensor([column]) for column in columns))
-    return answer_loss(model, image, places, torch.ones_like(places, dtype=torch.bool), text)[0].item()
+    return _answer_loss(model, _image(model, pixels), text, blinded=False)
+
+
+def _image(model: Any, pixels: Tensor) -> Tensor:
+    tower = model.model.vision_tower(pixels, output_hidden_states=True)
+    embeddings: Tensor = model.model.multi_modal_projector(tower.hidden_states[-2][:, 1:])
+    return embeddings
+
+
+def _answer_loss(model: Any, image: Tensor, text: Pack, blinded: bool) -> float:
+    places = torch.arange(TINY.patches)[None]
+    rows = torch.tensor([blinded])
+    return answer_loss(model, image, places, torch.ones_like(places, dtype=torch.bool), text, rows)[0].item()
 
 
 def _weight(segment: Segment) -> float:
@@ -105,6 +124,77 @@ def _weight(segment: Segment) -> float:
 def test_block_mask_spelt_out() -> None:
     seen = block_mask(torch.tensor([[0, 1, 1, 2, -1]]))[0, 0].int().tolist()
     assert seen == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 0, 0, 1, 0], [1, 0, 0, 0, 1]]
+
+
+def test_blinded_text_spelt_out() -> None:
+    segment = torch.tensor([[0, 0, 0, 0, 1, 2], [0, 0, 0, 0, 1, 2]])  # two tokens before the picture, two of it
+    open_, blinded = blind(block_mask(segment), segment, torch.tensor([False, True]))[:, 0].int()
+    assert torch.equal(open_, block_mask(segment)[0, 0].int())
+    assert blinded[2:].tolist() == [
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0],
+        [1, 1, 0, 0, 0, 1],
+    ]
+
+
+def test_blind_layers_get_nothing_of_the_picture_and_the_others_do() -> None:
+    """With all layers blind another picture changes nothing; with the first ones blind, only in their rows."""
+    torch.manual_seed(0)
+    model = build_model(TINY)
+    decoder = model.model.language_model
+    one, other = torch.randn(2, 1, TINY.patches, TINY.width)
+    text = pack([sample_scene(0)], TINY.patches, Mix(), 230, random.Random(0))
+    with torch.no_grad():
+        with first_layers_blind(decoder, TINY.layers):
+            assert _answer_loss(model, one, text, True) == pytest.approx(_answer_loss(model, other, text, True))
+            assert _answer_loss(model, one, text, False) != pytest.approx(_answer_loss(model, other, text, False))
+        with first_layers_blind(decoder, TINY.blind):
+            assert _answer_loss(model, one, text, True) != pytest.approx(_answer_loss(model, other, text, True))
+        assert _answer_loss(model, one, text, True) == _answer_loss(model, one, text, False), "nothing remains"
+
+
+def test_length_loss_spelt_out() -> None:
+    image = torch.tensor([[[1.0], [1.0], [math.e], [math.e]]])  # logarithms 0, 0, 1, 1
+    owned = torch.tensor([[False, False, True, True]])
+    loss, gap = length_loss(image, owned)
+    assert loss.item() == pytest.approx(1 / 3 + 3) and gap == pytest.approx(3**0.5)
+    assert length_loss(image, torch.tensor([[False, True, False, True]]))[1] == pytest.approx(0)
+
+
+def test_symbols_are_sums_of_words() -> None:
+    words, symbols = nn.Embedding(len(VOCABULARY), 8), Symbols(8, 14)
+    with torch.no_grad():
+        for table in (symbols.across, symbols.down):
+            table.weight.zero_()
+        red, numbered = torch.tensor([[[4, 1, 3, 1, 1]]]), torch.tensor([[[4, 1, 3, 1, 8]]])
+        centre = torch.tensor([[0]])
+        plain, with_seven = symbols(red, centre, words), symbols(numbered, centre, words)
+        mean = words.weight.mean(0)
+        torch.testing.assert_close((with_seven - plain)[0, 0], words.weight[VOCABULARY["7"]] - mean)
+        told = words.weight[encode("large plain red star left")].sum(0) - words.weight[encode("right")].sum(0)
+        told = told + words.weight[encode("top")].sum(0) - words.weight[encode("bottom")].sum(0) - 3 * mean
+        torch.testing.assert_close(plain[0, 0], told)
+
+
+def test_false_captions_differ_by_one_word() -> None:
+    from simignore.tiny.vision import _captions
+
+    for seed in range(50):
+        true, *edits = _captions(sample_scene(seed), random.Random(seed))
+        assert (true[:, 0] > 0).sum() == len(sample_scene(seed).things)
+        for edit in edits:
+            assert (edit != true).sum() == 1
+            changed = int((edit != true).nonzero()[0, 1])
+            assert 1 <= int(edit[edit != true]) < CLASSES[changed]
+
+
+def test_captions_have_no_order() -> None:
+    heads = VisionHeads(32)
+    table = torch.tensor([[1, 2, 3, 4, 5], [2, 3, 1, 1, 1], [0] * 5, [0] * 5])
+    shuffled = table[[3, 1, 2, 0]]
+    torch.testing.assert_close(heads.captions(table), heads.captions(shuffled))
+    assert not torch.allclose(heads.captions(table), heads.captions(table.flip(1) % 4))
 
 
 def test_muon_is_that_of_torch() -> None:
@@ -141,40 +231,83 @@ def test_the_started_tower_sees_neighbours() -> None:
     tower = build_model(TINY).model.vision_tower
     tower.set_attn_implementation("eager")
     attention = tower(_pixels(0), output_attentions=True).attentions[0][0, 1]  # head 1 of layer 0: (1, 0)
-    patches = [row * GRID + column for row in range(GRID) for column in range(GRID - 1)]
+    patches = [row * TINY.grid + column for row in range(TINY.grid) for column in range(TINY.grid - 1)]
     right = sum(int(attention[1 + p, 1:].argmax()) == p + 1 for p in patches)
     assert right > 0.75 * len(patches)
 
 
 def test_training_resumes_where_it_stopped(tmp_path: Path) -> None:
-    seen: list[float] = []
+    """Stopped half way and started again, a stage ends with the weights that it would have had."""
+    drawn: list[float] = []
 
-    def loss_of(rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
-        seen.append(rng.random())
-        return part(torch.ones(1, 4)).square().mean(), {}
+    def run(folder: Path, stop: int | None) -> Tensor:
+        torch.manual_seed(0)
+        part = nn.Linear(4, 2)
+        folder.mkdir(exist_ok=True)
 
-    torch.set_num_threads(2)
-    plan, worker = Plan("some", seconds=0.2, batch=1, rate=1e-3), Worker(0, 1, 0, tmp_path)
-    part = nn.Linear(4, 2)
-    train(plan, worker, {"part": part}, loss_of)
-    assert finished(tmp_path / "some.pt")
-    first, weight = len(seen), part.weight.detach().clone()
-    part = nn.Linear(4, 2)
-    train(plan, worker, {"part": part}, loss_of)
-    assert len(seen) == first and torch.equal(part.weight, weight), "a finished stage only loads"
-    longer = torch.load(tmp_path / "some.pt", weights_only=True)["elapsed"] + 0.1
-    train(dataclasses.replace(plan, seconds=longer), worker, {"part": part}, loss_of)
-    assert len(set(seen)) == len(seen) > first, "random numbers go on and do not repeat"
+        def loss_of(rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+            drawn.append(rng.random())
+            if len(drawn) == stop:
+                raise KeyboardInterrupt
+            return part(torch.full((1, 4), drawn[-1])).square().mean(), {}
+
+        with pytest.raises(KeyboardInterrupt) if stop else nullcontext():
+            train(plan, Worker(0, 1, 0, folder), {"part": part}, loss_of)
+        return part.weight.detach().clone()
+
+    plan = Plan("some", steps=9, batch=1, rate=1e-2)
+    whole = run(tmp_path / "whole", None)
+    drawn.clear()
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("simignore.tiny.loop.SAVE_EVERY", 0.0)  # a checkpoint after every step
+    run(tmp_path / "halves", stop=5)
+    assert not finished(tmp_path / "halves" / "some.pt")
+    resumed = run(tmp_path / "halves", None)
+    monkey.undo()
+    assert torch.equal(resumed, whole) and finished(tmp_path / "halves" / "some.pt")
+    count = len(drawn)
+    assert torch.equal(run(tmp_path / "halves", None), whole) and len(drawn) == count, "a finished stage only loads"
 
 
-def test_every_stage_runs_and_exports(tmp_path: Path) -> None:
+@pytest.mark.parametrize("aligned", [True, False])
+def test_every_stage_runs_and_exports(tmp_path: Path, aligned: bool) -> None:
     pictures = dict.fromkeys(("train", "validation"), load(tmp_path / "pictures", "train", 250, 1))
     worker = Worker(0, 1, 0, tmp_path)
     for plan in PLANS:
-        run_stage(dataclasses.replace(plan, seconds=0.01, batch=2), worker, pictures)
+        run_stage(dataclasses.replace(plan, steps=1, batch=2), worker, TINY, pictures, aligned)
         assert finished(tmp_path / f"{plan.name}.pt")
-    (tmp_path / "run.json").write_text('{"seed": 0, "commands": []}')
+    (tmp_path / "run.json").write_text('{"seed": 0, "size": "tiny", "commands": []}')
     export_run(tmp_path, tmp_path / "exported")
     model, _ = tiny.load(path=tmp_path / "exported")
+    trained = build_model(TINY)
+    restore(tmp_path / "joint.pt", model_parts(trained))
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight.bfloat16().float()), name
     assert len(LETTER_IDS) == 5 and model.dtype == torch.float32
     assert set(json.loads((tmp_path / "exported" / "training.json").read_text())["stages"]) == {p.name for p in PLANS}
+
+
+def test_two_processes_learn_the_same(tmp_path: Path) -> None:
+    """Gradients are averaged: both processes end with equal weights, though they drew different numbers."""
+    spawn(_one_of_two, [(rank, tmp_path) for rank in range(2)])
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert torch.equal(one["weight"], other["weight"]) and one["drawn"] != other["drawn"]
+
+
+def _one_of_two(rank: int, folder: Path, port: int) -> None:
+    worker = Worker.join(rank, 2, 0, folder, "cpu", port)
+    torch.manual_seed(0)
+    part, drawn = nn.Linear(4, 2), []
+
+    def loss_of(rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+        drawn.append(rng.random())
+        return part(torch.full((1, 4), drawn[-1])).square().mean(), {}
+
+    train(Plan("some", steps=3, batch=2, rate=1e-2), worker, {"part": part}, loss_of)
+    torch.save({"weight": part.weight.detach(), "drawn": drawn}, folder / f"{rank}.pt")
+
+
+def test_the_large_sibling_has_llavas_geometry() -> None:
+    model = build_model(LARGE)
+    assert (LARGE.side, LARGE.patch, LARGE.patches) == (336, 14, 576)
+    assert 30e6 <= sum(p.numel() for p in model.parameters()) <= 80e6

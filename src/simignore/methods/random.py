@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simignore.methods.base import Scorer
 from simignore.select import check_count
-from simignore.types import View
+from simignore.types import Site, View
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,22 @@ class Random(Scorer):
 
     Why it is here: image tokens are so redundant that chance is a strong baseline; a rule has to beat it.
 
-    keep: a count or a fraction. seed: another seed, another draw.
+    keep: a count or a fraction. seed: another seed, another draw. layer: the decoder layer before which to cut, for
+    comparison with rules that cut there; None: before the decoder.
     """
 
     seed: int = 0
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
+        if self.layer is not None:
+            object.__setattr__(self, "layer", check_count("layer", self.layer, 0))
+
+    @property
+    def site(self) -> Site:
+        return "projector" if self.layer is None else ("layer", self.layer)
 
     def score(self, view: View) -> Tensor:
         score = torch.zeros(view.valid.shape, dtype=torch.float64)

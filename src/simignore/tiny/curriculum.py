@@ -24,12 +24,14 @@ from .questions import (
     free_prompt,
     option_prompt,
 )
-from .scenes import COLOURS, PATTERNS, SHAPES, SIZES, Scene, Thing
+from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIZES, Scene, Thing
 from .words import CONTEXTS, EOS, VOCABULARY, encode
 
+_SMALL = ("a", "the", "is", "does", "have", "or", "in")  # words that probes leave out
 IGNORED = -100  # label of positions without a loss
-LOOK_UPS = ("colour", "shape", "size", "pattern", "where")
-WEIGHTS = dict(zip(KINDS, (1.0, 1.0, 0.7, 0.8, 0.8, 1.0, 1.6, 1.7, 1.6, 1.0, 1.9), strict=True))
+LOOK_UPS = ("colour", "shape", "size", "pattern", "number", "where")
+HARD = ("exist", "relation_yes_no", "count", "compare", "odd_one_out", "two_hop", "three_hop")
+WEIGHTS = dict(zip(KINDS, (0.8, 0.8, 0.7, 0.7, 1.6, 0.8, 1.0, 1.4, 1.8, 1.6, 1.1, 1.4, 2.4, 4.0), strict=True))
 TASKS = (*KINDS, "caption", "copy")  # what accuracies are logged for
 
 
@@ -38,7 +40,7 @@ class Mix:
     """Shares of what is asked. Those of `Segment` sorts sum to 1 with full questions taking the rest; those of forms
     likewise with the option's text taking the rest.
 
-    `look_ups` says that full questions are restricted to the five look-ups and `exist`; `wordy` is the share of option
+    `look_ups` says that full questions are restricted to the look-ups and `exist`; `wordy` is the share of option
     questions with context line.
     """
 
@@ -134,8 +136,8 @@ def _any_question(scene: Scene, mix: Mix, free: bool, rng: random.Random) -> Que
 
 def probe(scene: Scene, rng: random.Random) -> Segment:
     """A look-up in two or three words: `colour star`, `shape red`, `size red star`, `left or right red star`."""
-    thing, kind = rng.choice(scene.things), rng.choices(LOOK_UPS, (0.3, 0.3, 0.13, 0.13, 0.14))[0]
-    if kind == "where":
+    thing, kind = rng.choice(scene.things), rng.choices(LOOK_UPS, (0.27, 0.27, 0.11, 0.11, 0.12, 0.12))[0]
+    if kind == "where" or (kind == "number" and thing.number is None):
         return _where_probe(thing, rng)
     name = {"colour": thing.shape, "shape": thing.colour}.get(kind, thing.name)
     if sum(name in (other.shape, other.colour, other.name) for other in scene.things) > 1:
@@ -148,24 +150,28 @@ def hard_probe(scene: Scene, rng: random.Random) -> Segment:
     if rng.random() < 0.2:
         return _where_probe(rng.choice(scene.things), rng)
     while True:
-        kind = rng.choices(("exist", "relation_yes_no", "count", "compare", "two_hop"), (1, 2, 1, 1, 2))[0]
+        kind = rng.choices(HARD, (1, 2, 1, 1, 1, 2, 6))[0]
         asked = ask(kind, scene, rng)
         if asked is not None:
-            words = asked.question[:-1].split()
-            words = {
-                "exist": words[1:],  # (Is) there a red star
-                "relation_yes_no": words[2:],  # (Is the) red star left of the blue ring
-                "count": words[1:-2],  # (How) many red objects (are there)
-                "compare": words[2:],  # (Which is) larger, the red star or the blue ring
-                "two_hop": words[1:2] + words[5:],  # (What) colour (is the shape) left of the blue ring
+            words = asked.question[:-1].replace(",", "").split()
+            first, last = {
+                "exist": (2, None),  # (Is there) a red star
+                "relation_yes_no": (2, None),  # (Is the) red star left of the blue ring
+                "count": (2, -2),  # (How many) red objects (are there)
+                "compare": (2, None),  # (Which is) larger the red star or the blue ring
+                "odd_one_out": (6, None),  # (Which is the odd one out) in size the red star the blue ring or ...
+                "two_hop": (1, None),  # (What) colour is the star left of the blue ring
+                "three_hop": (1, None),
             }[kind]
-            return _probe(" ".join(word for word in words if word not in ("a", "the")), asked.answer, kind)
+            short = [word for word in words[first:last] if word not in _SMALL]
+            return _probe(" ".join(short), asked.answer, kind)
 
 
 def copy_drill(rng: random.Random) -> Segment:
     """Find a given option's letter: bare (`(A) red (B) blue blue` -> B), or worded like a question."""
-    pools = (tuple(COLOURS), SHAPES, tuple("012345"), CORNERS, ("yes", "no"), PATTERNS, SIZES, _names(rng))
-    pool = rng.choices(pools, (3, 2, 1.5, 1, 1, 1, 0.5, 2))[0]
+    counts = ("0", *NUMBERS[:MOST])
+    pools = (tuple(COLOURS), SHAPES, counts, NUMBERS, CORNERS, ("yes", "no"), PATTERNS, SIZES, _names(rng))
+    pool = rng.choices(pools, (3, 2, 1.5, 1, 1, 1, 1, 0.5, 2.5))[0]
     options = rng.sample(pool, min(len(pool), rng.randint(2, 4)))
     right = rng.choice(options)
     if rng.random() < 0.5:

@@ -1,7 +1,9 @@
 """Measure the bundled model on held-out scenes: `python -m simignore.tiny.evaluate --out results/tiny.json`.
 
 Everything goes the way a user goes: the exported folder, the processor with its chat template, `model.generate`. Every
-question has a scene of its own, from seeds that training never draws.
+question has a scene of its own, from seeds that training never draws. Three things are measured: how often the model is
+right, by form and kind of question; whether the image matters to it, and where in the decoder (`bed`); and what its
+embeddings give away (`embeddings`). Parts that are not measured anew stay as they are in the file.
 """
 
 from __future__ import annotations
@@ -15,17 +17,20 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from simignore.methods import Method, Random
 from simignore.wording import NO_CONTEXT
 
 from . import folder, load
-from .questions import BRIEFLY, DESCRIBE, KINDS, ask, caption, free_prompt, option_prompt
+from .questions import BRIEFLY, DESCRIBE, KINDS, ask_surely, caption, free_prompt, option_prompt, same_caption
 from .scenes import SPLITS, render, sample_scene
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,7 @@ FORMS = {
     "bare": "the question alone, as one would type it",
     "caption": f"`{DESCRIBE}`, right if every word about every thing is",
 }
+FEW = 0.125  # share of image tokens that stay in the test of the bed
 _APART = 100_000  # scenes of one evaluation seed
 
 
@@ -75,7 +81,7 @@ def items(form: str, per_kind: int, seed: int = 0, split: str = "test") -> list[
 
 
 def _item(form: str, kind: str, scene: int, rng: random.Random) -> Item | None:
-    asked = ask(kind, sample_scene(scene), rng)
+    asked = ask_surely(kind, sample_scene(scene), rng)
     if asked is None or (form in ("free", "bare") and not asked.free):
         return None
     if form == "free":
@@ -87,29 +93,78 @@ def _item(form: str, kind: str, scene: int, rng: random.Random) -> Item | None:
     return Item(kind, scene, option_prompt(asked, letter), asked.letter if letter else asked.answer)
 
 
-def answer(model: Any, processor: Any, images: Sequence[Image.Image], prompts: Sequence[str]) -> list[str]:
+def answer(
+    model: Any, processor: Any, images: Sequence[Image.Image], prompts: Sequence[str], method: Method | None = None
+) -> list[str]:
     """Answer one prompt about each image, as one left-padded batch."""
     import torch
 
     chats = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}] for prompt in prompts]
     texts = [processor.apply_chat_template(chat, add_generation_prompt=True) for chat in chats]
     inputs = processor(text=texts, images=list(images), padding=True, return_tensors="pt").to(model.device)
-    with torch.inference_mode():
+    with torch.inference_mode(), method(model, processor=processor) if method else nullcontext():
         output = model.generate(**inputs)
     told: list[str] = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in told]
 
 
-def evaluate(model: Any, processor: Any, some: Sequence[Item], batch: int = 50) -> dict[str, Any]:
-    """Accuracy over all items and per kind, each with count and Wilson's 95 % interval."""
+def evaluate(
+    model: Any, processor: Any, some: Sequence[Item], batch: int = 50, method: Method | None = None
+) -> dict[str, Any]:
+    """Accuracy over all items and per kind, each with count and Wilson's 95 % interval, with all image tokens or under
+    a method."""
     right: dict[str, list[bool]] = {}
     for start in range(0, len(some), batch):
         part = some[start : start + batch]
         images = [render(sample_scene(item.scene))[0] for item in part]
-        for item, told in zip(part, answer(model, processor, images, [item.prompt for item in part]), strict=True):
-            right.setdefault(item.kind, []).append(told == item.answer)
+        told = answer(model, processor, images, [item.prompt for item in part], method)
+        for item, text in zip(part, told, strict=True):
+            right.setdefault(item.kind, []).append(_right(item, text))
     everything = [hit for hits in right.values() for hit in hits]
     return {"all": share(everything), "kinds": {kind: share(hits) for kind, hits in right.items()}}
+
+
+def _right(item: Item, told: str) -> bool:
+    return same_caption(told, sample_scene(item.scene)) if item.kind == "caption" else told == item.answer
+
+
+def bed(model: Any, processor: Any, some: Sequence[Item]) -> dict[str, Any]:
+    """Whether methods can be told apart on this model: accuracy with all image tokens, with one random token (what can
+    be guessed), and with `FEW` of them at random, cut before the decoder or before each of its layers."""
+    layers = model.config.text_config.num_hidden_layers
+    cuts = {"all": None, "one token": Random(keep=1), "before the decoder": Random(keep=FEW)}
+    cuts |= {f"before layer {layer}": Random(keep=FEW, layer=layer) for layer in range(1, layers)}
+    found = {}
+    for name, method in cuts.items():
+        found[name] = {"method": repr(method), **evaluate(model, processor, some, method=method)}
+        logger.info("%s %s", name, found[name]["all"]["accuracy"])
+    return found
+
+
+def embeddings(model: Any, processor: Any, count: int, seed: int = 0) -> dict[str, float]:
+    """What embeddings say about `count` scenes and one question about each, as areas under the ROC curve, means over
+    scenes (0.5 says nothing).
+
+    `similarity`: the largest cosine with a word of question and options, against the patches of things that the
+    question needs. `length` of image embeddings and `cls`, the attention of CLS in the layer that LLaVA reads, against
+    the patches of things. `word`: the cosine with the word of each colour and shape, against the patches of such things.
+    """
+    import torch
+
+    from .probe import areas
+
+    rng, start = random.Random(f"embeddings/{seed}"), SPLITS["test"].start + seed * _APART
+    sums: dict[str, list[float]] = {}
+    for number in range(count):
+        scene = sample_scene(start + number)
+        asked = None
+        while asked is None:
+            asked = ask_surely(rng.choice(KINDS), scene, rng)
+        with torch.inference_mode():
+            for name, area in areas(model, processor, scene, asked).items():
+                if not math.isnan(area):
+                    sums.setdefault(name, []).append(area)
+    return {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -139,27 +194,44 @@ def surroundings() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure the forms asked for and write them as one JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--per-kind", type=int, default=200, help="questions of each kind (captions: in all)")
-    parser.add_argument("--form", nargs="+", choices=list(FORMS), default=list(FORMS))
+    """Measure what is asked for and write it, form by form, into one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--per-kind", type=int, default=2000, help="questions of each kind (captions: in all)")
+    parser.add_argument("--form", nargs="*", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--bed", type=int, default=0, help="questions of each kind to cut the image under")
+    parser.add_argument("--embeddings", type=int, default=0, help="scenes to look at the embeddings of")
     parser.add_argument("--seed", type=int, default=0, help="which part of the test split, 0 to 9")
     parser.add_argument("--model", type=Path, default=folder(), help="exported folder")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("results/tiny.json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model, processor = load(path=arguments.model)
-    result: dict[str, Any] = {"seed": arguments.seed, **surroundings(), "forms": {}}
-    for form in arguments.form:
+    model, processor = load(device=arguments.device, path=arguments.model)
+    jobs: dict[str, Callable[[], dict[str, Any]]] = {
+        form: partial(_form, model, processor, form, arguments.per_kind, arguments.seed) for form in arguments.form
+    }
+    if arguments.bed:
+        jobs["bed"] = partial(bed, model, processor, items("text", arguments.bed, arguments.seed))
+    if arguments.embeddings:
+        jobs["embeddings"] = partial(embeddings, model, processor, arguments.embeddings, arguments.seed)
+    for name, job in jobs.items():
         began = time.time()
-        measured = evaluate(model, processor, items(form, arguments.per_kind, arguments.seed))
-        seconds = round(time.time() - began, 1)
-        result["forms"][form] = {"what": FORMS[form], **measured, "seconds": seconds}
-        logger.info(
-            "%s %s", form, {k: v["accuracy"] for k, v in ({"all": measured["all"]} | measured["kinds"]).items()}
-        )
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        measured = {**job(), "seed": arguments.seed, **surroundings(), "seconds": round(time.time() - began, 1)}
+        _store(arguments.out, name, measured)
+
+
+def _form(model: Any, processor: Any, form: str, per_kind: int, seed: int) -> dict[str, Any]:
+    measured = evaluate(model, processor, items(form, per_kind, seed))
+    logger.info("%s %s", form, {k: v["accuracy"] for k, v in ({"all": measured["all"]} | measured["kinds"]).items()})
+    return {"what": FORMS[form], **measured}
+
+
+def _store(file: Path, name: str, measured: dict[str, Any]) -> None:
+    """Put one part into the file: a form below `forms`, anything else at the top."""
+    result = json.loads(file.read_text()) if file.exists() else {"forms": {}}
+    (result["forms"] if name in FORMS else result)[name] = measured
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

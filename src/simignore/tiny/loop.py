@@ -1,8 +1,7 @@
 """The training loop that every stage shares: timing, data parallelism, optimisers, log, checkpoints and resuming.
 
-A stage is a loss of `(step, random numbers, progress)`. Its data follow from seed, stage, process and step alone, so a
-killed run goes on from its last checkpoint with the batches it would have had. A stage ends when its seconds are spent,
-which keeps a run's length known on any machine; the log records how many steps that was.
+A stage is a loss of `(random numbers, progress)` and a number of steps. Its data follow from seed, stage, process and
+step alone, so a killed run goes on from its last checkpoint with the batches it would have had.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import json
 import logging
 import math
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,11 +20,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import start_processes
 
 from .muon import SharedMuon
 
 logger = logging.getLogger(__name__)
 
+SAVE_EVERY = 60.0  # seconds between checkpoints
 Loss = Callable[[random.Random, float], tuple[Tensor, dict[str, float]]]  # (random numbers, progress in [0, 1))
 
 
@@ -36,27 +38,27 @@ class Worker:
     processes: int
     seed: int
     folder: Path
+    device: str = "cpu"
 
     @classmethod
-    def join(cls, rank: int, processes: int, seed: int, folder: Path, port: int) -> Worker:
+    def join(cls, rank: int, processes: int, seed: int, folder: Path, device: str, port: int) -> Worker:
         """Enter the group on this machine, with one thread: two such processes beat one with two threads by 1.7."""
         torch.set_num_threads(1)
         if processes > 1:
             address = f"tcp://127.0.0.1:{port}"
             dist.init_process_group("gloo", init_method=address, rank=rank, world_size=processes)
-        return cls(rank, processes, seed, folder)
+        return cls(rank, processes, seed, folder, device)
 
-    def average(self, parameters: list[nn.Parameter], progress: float) -> float:
-        """Average gradients over the processes in place; return the average progress, so that all stop together."""
+    def average(self, parameters: list[nn.Parameter]) -> None:
+        """Average gradients over the processes in place."""
         if self.processes == 1:
-            return progress
+            return
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        flat = torch.cat([*(g.flatten() for g in grads), torch.tensor([progress])])
+        flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= self.processes
-        for p, piece in zip(parameters, torch.split(flat[:-1], [p.numel() for p in parameters]), strict=True):
+        for p, piece in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
             p.grad = piece.view_as(p)
-        return float(flat[-1])
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,8 @@ class Plan:
     """How long and how fast a stage trains: `rate` is the peak of a cosine, after `warmup` steps."""
 
     name: str
-    seconds: float
-    batch: int  # pictures per process and step
+    steps: int
+    batch: int  # pictures per step, shared among the processes
     rate: float
     warmup: int = 50
     last_rate: float = 0.03  # fraction of the peak at the end
@@ -75,51 +77,72 @@ class Plan:
 
 
 def train(plan: Plan, worker: Worker, parts: dict[str, nn.Module], loss_of: Loss) -> None:
-    """Train the parts in place until the plan's seconds are spent; resume from and write `<folder>/<name>.pt`."""
+    """Train the parts in place for the plan's steps; resume from and write `<folder>/<name>.pt`."""
     file = worker.folder / f"{plan.name}.pt"
     optimisers = _optimisers(plan, parts)
     parameters = [p for o in optimisers for group in o.param_groups for p in group["params"]]
     elapsed, step = _resume(file, parts, optimisers)
-    progress, saved, before = elapsed / plan.seconds, time.time(), time.time()
+    saved = before = time.time()
     sums: dict[str, list[float]] = {}
-    while progress < 1:
+    while step < plan.steps:
         rng = random.Random(f"{worker.seed}/{plan.name}/{worker.rank}/{step}")
-        _set_rates(optimisers, plan, step, progress)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss, notes = loss_of(rng, progress)
+        _set_rates(optimisers, plan, step)
+        with torch.autocast(worker.device.split(":")[0], torch.bfloat16):
+            loss, notes = loss_of(rng, step / plan.steps)
         loss.backward()  # type: ignore[no-untyped-call]
-        now = time.time()
-        elapsed, before = elapsed + now - before, now
-        progress = worker.average(parameters, elapsed / plan.seconds)
+        worker.average(parameters)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         step += 1
+        now = time.time()
+        elapsed, before = elapsed + now - before, now
         for name, value in {"loss": loss.item(), **notes}.items():
             sums.setdefault(name, []).append(value)
         if worker.rank == 0 and step % 100 == 0:
             _log(worker.folder, plan.name, step, elapsed, sums)
-        if worker.rank == 0 and (time.time() - saved > 60 or progress >= 1):
-            _save(file, parts, optimisers, {"elapsed": elapsed, "step": step, "finished": progress >= 1})
-            saved = time.time()
+        if worker.rank == 0 and (now - saved > SAVE_EVERY or step == plan.steps):
+            _save(file, parts, optimisers, {"elapsed": elapsed, "step": step, "finished": step == plan.steps})
+            saved = now
     if worker.rank == 0 and sums:
         _log(worker.folder, plan.name, step, elapsed, sums)
     if worker.processes > 1:
         dist.barrier()
 
 
+def spawn(work: Callable[..., None], calls: list[tuple[Any, ...]]) -> None:
+    """Run `work(*call, port)` in a process for each call, all at once; `port` is free for them to meet at.
+
+    If one fails, the others are stopped and its error is raised.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start_processes(_call, (work, calls, port), nprocs=len(calls), start_method="spawn")  # type: ignore[no-untyped-call]
+
+
+def _call(number: int, work: Callable[..., None], calls: list[tuple[Any, ...]], port: int) -> None:
+    work(*calls[number], port)
+
+
+def note(folder: Path, line: dict[str, Any]) -> None:
+    """Add a line to the run's log."""
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+
+
 def restore(file: Path, parts: dict[str, nn.Module]) -> None:
     """Load those of the parts that the checkpoint holds."""
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
     for name, part in parts.items():
         if name in state["parts"]:
             part.load_state_dict(state["parts"][name])
 
 
 def finished(file: Path) -> bool:
-    """Whether the checkpoint is that of a stage which has spent its seconds."""
-    return file.exists() and bool(torch.load(file, weights_only=True)["finished"])
+    """Whether the checkpoint is that of a stage which has done its steps."""
+    return file.exists() and bool(torch.load(file, map_location="cpu", weights_only=True)["finished"])
 
 
 def _optimisers(plan: Plan, parts: dict[str, nn.Module]) -> list[torch.optim.Optimizer]:
@@ -150,8 +173,8 @@ def _optimisers(plan: Plan, parts: dict[str, nn.Module]) -> list[torch.optim.Opt
     return adam
 
 
-def _set_rates(optimisers: list[torch.optim.Optimizer], plan: Plan, step: int, progress: float) -> None:
-    wave = plan.last_rate + (1 - plan.last_rate) * (0.5 + 0.5 * math.cos(math.pi * min(progress, 1.0)))
+def _set_rates(optimisers: list[torch.optim.Optimizer], plan: Plan, step: int) -> None:
+    wave = plan.last_rate + (1 - plan.last_rate) * (0.5 + 0.5 * math.cos(math.pi * step / plan.steps))
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = group["peak"] * wave * min(1.0, (step + 1) / plan.warmup)
@@ -161,7 +184,7 @@ def _resume(file: Path, parts: dict[str, nn.Module], optimisers: list[torch.opti
     if not file.exists():
         return 0.0, 0
     restore(file, parts)
-    state = torch.load(file, weights_only=True)
+    state = torch.load(file, map_location="cpu", weights_only=True)
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
     logger.info("%s: resumed at step %d after %.0f s", file.stem, state["step"], state["elapsed"])
@@ -191,6 +214,5 @@ def _log(folder: Path, stage: str, step: int, elapsed: float, sums: dict[str, li
             means[name] = round(sum(known) / len(known), 4)
     sums.clear()
     line = {"stage": stage, "step": step, "seconds": round(elapsed, 1), **means}
-    with (folder / "log.jsonl").open("a") as log:
-        log.write(json.dumps(line) + "\n")
+    note(folder, line)
     logger.info("%s", " ".join(f"{key}={value}" for key, value in line.items()))

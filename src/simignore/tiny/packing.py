@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from .curriculum import IGNORED, TASKS, Mix, draw
-from .scenes import PATCHES, Scene
+from .scenes import Scene
 from .words import BOS, PAD, VOCABULARY
 
 PREFIX = (BOS, VOCABULARY["user:"])  # what stands before the picture
-FIRST = len(PREFIX) + PATCHES  # position of the first token after the picture
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,21 @@ class Pack:
     label: Tensor
     task: Tensor
 
+    def to(self, device: torch.device) -> Pack:
+        """The same on another device."""
+        return Pack(
+            *(column.to(device) for column in (self.tokens, self.segment, self.position, self.label, self.task))
+        )
 
-def pack(scenes: list[Scene], mix: Mix, length: int, rng: random.Random) -> Pack:
-    """Fill `length` tokens per scene with exchanges drawn from `mix`; four that do not fit end a row."""
-    rows = [_row(scene, mix, length, rng) for scene in scenes]
+
+def pack(scenes: list[Scene], patches: int, mix: Mix, length: int, rng: random.Random) -> Pack:
+    """Fill `length` tokens behind the `patches` of each scene with exchanges drawn from `mix`; four that do not fit
+    end a row."""
+    rows = [_row(scene, len(PREFIX) + patches, mix, length, rng) for scene in scenes]
     return Pack(*(torch.tensor(column) for column in zip(*rows, strict=True)))
 
 
-def _row(scene: Scene, mix: Mix, length: int, rng: random.Random) -> tuple[list[int], ...]:
+def _row(scene: Scene, first: int, mix: Mix, length: int, rng: random.Random) -> tuple[list[int], ...]:
     tokens: list[int] = []
     segments: list[int] = []
     positions: list[int] = []
@@ -57,7 +63,7 @@ def _row(scene: Scene, mix: Mix, length: int, rng: random.Random) -> tuple[list[
         number += 1
         tokens += segment.tokens
         segments += [number] * count
-        positions += range(FIRST, FIRST + count)
+        positions += range(first, first + count)
         labels += segment.labels
         tasks += [TASKS.index(segment.task)] * count
     rest = length - len(tokens)
@@ -73,8 +79,16 @@ def _row(scene: Scene, mix: Mix, length: int, rng: random.Random) -> tuple[list[
 def block_mask(segment: Tensor) -> Tensor:
     """Who may look at whom, `[B, 1, T, T]` bool: earlier tokens of segment 0 (prefix and picture) and of one's own
     segment; a padding token sees itself alone, so that its softmax is defined."""
-    earlier = torch.ones(segment.shape[1], segment.shape[1], dtype=torch.bool).tril()
+    earlier = torch.ones(segment.shape[1], segment.shape[1], dtype=torch.bool, device=segment.device).tril()
     shared = segment[:, None, :] == 0
     own = (segment[:, None, :] == segment[:, :, None]) & (segment[:, None, :] > 0)
-    alone = torch.eye(segment.shape[1], dtype=torch.bool)
+    alone = torch.eye(segment.shape[1], dtype=torch.bool, device=segment.device)
     return ((earlier & (shared | own)) | alone)[:, None]  # [B, 1, T, T]
+
+
+def blind(mask: Tensor, segment: Tensor, rows: Tensor) -> Tensor:
+    """`mask` with the picture hidden from the text in the given rows (`[B]` bool)."""
+    picture = segment == 0
+    picture[:, : len(PREFIX)] = False
+    hidden = (segment > 0)[:, :, None] & picture[:, None, :] & rows[:, None, None]  # [B, T, T]
+    return mask & ~hidden[:, None]

@@ -1,8 +1,9 @@
 """Questions about a scene, each with its answer, its options and the things that one must look at to answer it.
 
-Eleven kinds, from look-ups (`What colour is the star?`) to two hops (`What colour is the shape left of the blue
-star?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None. The prompts use
-the wording of ScienceQA as LLaVA asks it (Lu et al., "Learn to explain", NeurIPS 2022): context, question, options.
+Fourteen kinds, from look-ups (`What colour is the star?`) to three hops (`What colour is the star above the object left
+of the blue ring?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None. The
+prompts use the wording of ScienceQA as LLaVA asks it (Lu et al., "Learn to explain", NeurIPS 2022): context, question,
+options.
 """
 
 from __future__ import annotations
@@ -12,25 +13,28 @@ from dataclasses import dataclass
 
 from simignore.wording import LAST_LINE, LETTERS, lettered
 
-from .scenes import COLOURS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
+from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
 
 KINDS = (
     "colour",
     "shape",
     "size",
     "pattern",
+    "number",
     "where",
     "exist",
     "relation_yes_no",
     "which_relation",
     "count",
     "compare",
+    "odd_one_out",
     "two_hop",
+    "three_hop",
 )
 RELATIONS = ("left of", "right of", "above", "below")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-CLEAR = 6.0  # pixels by which centres must differ for a relation to count as true or false
-CENTRE = 5.0  # pixels around the middle lines in which `where` is not asked
+CLEAR = 6.0  # units by which centres must differ for a relation to count as true or false
+CENTRE = 5.0  # units around the middle lines in which `where` is not asked
 
 BY_LETTER, BY_TEXT = LAST_LINE["letter"], LAST_LINE["text"]
 BRIEFLY = "Answer briefly."
@@ -104,9 +108,18 @@ def holds(one: Thing, relation: str, other: Thing) -> bool | None:
 
 
 def caption(scene: Scene) -> str:
-    """All things, row by row of quarters: `large striped red star top left, small plain ... .`"""
-    order = sorted(scene.things, key=lambda thing: (thing.y >= SIDE / 2, thing.x >= SIDE / 2, thing.x))
-    return ", ".join(f"{thing.size} {thing.pattern} {thing.name} {thing.corner}" for thing in order) + "."
+    """All things from left to right: `large striped red star 7, small plain ... .`"""
+    return ", ".join(_described(thing) for thing in sorted(scene.things, key=lambda thing: thing.x)) + "."
+
+
+def same_caption(told: str, scene: Scene) -> bool:
+    """Whether a caption names every thing of the scene rightly, each once and nothing else, in any order."""
+    return sorted(told.strip().rstrip(".").split(", ")) == sorted(_described(thing) for thing in scene.things)
+
+
+def _described(thing: Thing) -> str:
+    number = f" {thing.number}" if thing.number else ""
+    return f"{thing.size} {thing.pattern} {thing.name}{number}"
 
 
 def option_prompt(question: Question, letter: bool) -> str:
@@ -142,6 +155,23 @@ def _shape(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
         return None
     wrong = _others([other.shape for other in things], SHAPES, rng)
     return _Draft(f"What shape is the {thing.colour} object?", thing.shape, wrong, (i,))
+
+
+def _number(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    """What is written on a thing, or which thing it is written on."""
+    i = rng.randrange(len(things))
+    number = things[i].number
+    if number is None:
+        return None
+    others = tuple(j for j in range(len(things)) if things[j].number and j != i)
+    if rng.random() < 0.7:
+        wrong = _others([str(things[j].number) for j in others], NUMBERS, rng)
+        return _Draft(f"What number is on the {things[i].name}?", number, wrong, (i,))
+    if len(things) < 2 or any(things[j].number == number for j in others):
+        return None
+    rest = [j for j in range(len(things)) if j != i]
+    wrong = tuple(things[j].name for j in sorted(rng.sample(rest, len(rest)), key=lambda j: j not in others))
+    return _Draft(f"Which object has the number {number}?", things[i].name, wrong, (i,))
 
 
 def _size(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
@@ -202,16 +232,16 @@ def _which_relation(things: tuple[Thing, ...], rng: random.Random) -> _Draft | N
 
 def _count(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
     everyone = tuple(range(len(things)))
-    by = rng.choices(("colour", "shape", "size", "all"), (0.35, 0.35, 0.15, 0.15))[0]
+    by = rng.choices(("colour", "shape", "size", "pattern", "all"), (0.3, 0.3, 0.15, 0.15, 0.1))[0]
     if by == "all":
         needs, what = everyone, "objects"
     else:
-        pool = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES}[by]
+        pool = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES, "pattern": PATTERNS}[by]
         word = getattr(rng.choice(things), by) if rng.random() < 0.85 else rng.choice(pool)
         needs = tuple(i for i in everyone if getattr(things[i], by) == word)
         what = f"{word} {'shapes' if by == 'shape' else 'objects'}"
     right = len(needs)
-    wrong = tuple(str(n) for n in (right - 1, right + 1, right + 2, right - 2) if 0 <= n <= 5)
+    wrong = tuple(str(n) for n in (right - 1, right + 1, right + 2, right - 2) if 0 <= n <= MOST)
     return _Draft(f"How many {what} are there?", str(right), wrong, needs or everyone)
 
 
@@ -220,24 +250,78 @@ def _compare(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
     if things[i].size == things[j].size:
         return None
     word = rng.choice(("larger", "smaller"))
-    right, wrong = (i, j) if (things[i].size == "large") == (word == "larger") else (j, i)
+    small, large = sorted((i, j), key=lambda k: SIZES.index(things[k].size))
+    right, wrong = (large, small) if word == "larger" else (small, large)
     text = f"Which is {word}, the {things[i].name} or the {things[j].name}?"
     return _Draft(text, things[right].name, (things[wrong].name,), (i, j))
 
 
+def _odd_one_out(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    """Three things by name, two of which share a pattern or a size."""
+    if len(things) < 3:
+        return None
+    by, some = rng.choice(("pattern", "size")), rng.sample(range(len(things)), 3)
+    values = [getattr(things[i], by) for i in some]
+    odd = [i for i, value in zip(some, values, strict=True) if values.count(value) == 1]
+    if len(odd) != 1:
+        return None
+    first, second, third = (things[i].name for i in some)
+    text = f"Which is the odd one out in {by}, the {first}, the {second} or the {third}?"
+    return _Draft(text, things[odd[0]].name, tuple(things[i].name for i in some), tuple(some))
+
+
 def _two_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
-    j, relation = rng.randrange(len(things)), rng.choice(RELATIONS)
-    truths = {i: holds(things[i], relation, things[j]) for i in range(len(things)) if i != j}
+    """An attribute of what stands beside a thing."""
+    j = rng.randrange(len(things))
+    asked = rng.choices(("colour", "shape", "pattern"), (0.45, 0.4, 0.15))[0]
+    step = _beside(things, j, asked, rng)
+    return None if step is None else _attribute(things, asked, f"{step[1]} the {things[j].name}", (j, step[0]), rng)
+
+
+def _three_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+    """An attribute of what stands beside what stands beside a thing."""
+    j = rng.randrange(len(things))
+    asked = rng.choice(("colour", "shape"))
+    first = _beside(things, j, rng.choice(("colour", "shape", "pattern")), rng)
+    second = None if first is None else _beside(things, first[0], asked, rng)
+    if first is None or second is None or second[0] == j:
+        return None
+    text = f"{second[1]} the {first[1]} the {things[j].name}"
+    return _attribute(things, asked, text, (j, first[0], second[0]), rng)
+
+
+def _beside(things: tuple[Thing, ...], j: int, asked: str, rng: random.Random) -> tuple[int, str] | None:
+    """The only thing in some relation to thing `j`, and words for it: `object left of`, or narrower `star left of`.
+
+    The words do not give its attribute `asked` away. None if this draw has no such thing.
+    """
+    relation, noun = rng.choice(RELATIONS), "object"
+    others = [i for i in range(len(things)) if i != j]
+    narrow = rng.random()
+    if narrow < 0.4 and asked != "shape":
+        noun = things[rng.choice(others)].shape if others else noun
+        others = [i for i in others if things[i].shape == noun]
+    elif narrow < 0.4:
+        colour = things[rng.choice(others)].colour if others else ""
+        noun, others = f"{colour} object", [i for i in others if things[i].colour == colour]
+    truths = {i: holds(things[i], relation, things[j]) for i in others}
     right = [i for i, truth in truths.items() if truth]
     if len(right) != 1 or None in truths.values():
         return None
-    thing = things[right[0]]
-    if rng.random() < 0.5:
-        text = f"What {_spelling(rng)} is the {rng.choice(('shape', 'object'))} {relation} the {things[j].name}?"
-        wrong = _others([other.colour for other in things], tuple(COLOURS), rng)
-        return _Draft(text, thing.colour, wrong, (j, right[0]))
-    text = f"What shape is the object {relation} the {things[j].name}?"
-    return _Draft(text, thing.shape, _others([other.shape for other in things], SHAPES, rng), (j, right[0]))
+    return right[0], f"{noun} {relation}"
+
+
+def _attribute(
+    things: tuple[Thing, ...], asked: str, phrase: str, needs: tuple[int, ...], rng: random.Random
+) -> _Draft:
+    """Ask for an attribute of the last thing needed, which `phrase` describes."""
+    pool = {"colour": tuple(COLOURS), "shape": SHAPES, "pattern": PATTERNS}[asked]
+    wrong = _others([getattr(other, asked) for other in things], pool, rng)
+    if asked == "pattern":
+        text = f"What pattern does the {phrase} have?"
+    else:
+        text = f"What {_spelling(rng) if asked == 'colour' else asked} is the {phrase}?"
+    return _Draft(text, getattr(things[needs[-1]], asked), wrong, needs)
 
 
 def _spelling(rng: random.Random) -> str:
@@ -249,11 +333,14 @@ _DRAFTERS = {
     "shape": _shape,
     "size": _size,
     "pattern": _pattern,
+    "number": _number,
     "where": _where,
     "exist": _exist,
     "relation_yes_no": _relation_yes_no,
     "which_relation": _which_relation,
     "count": _count,
     "compare": _compare,
+    "odd_one_out": _odd_one_out,
     "two_hop": _two_hop,
+    "three_hop": _three_hop,
 }

@@ -1,7 +1,8 @@
 """An independent judge: reads a question's words and answers it from the scene's description.
 
 It shares nothing with `questions.ask` but the geometry of `holds`, so that tests can catch an answer that does not
-follow from the words that the model is shown.
+follow from the words that the model is shown. Things are found by reading noun phrases, such as `star above the object
+left of the blue ring`, from the right end.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ import re
 from collections.abc import Callable
 
 from .questions import holds
-from .scenes import SIDE, Scene, Thing
+from .scenes import COLOURS, SHAPES, SIDE, Scene, Thing
 
-_THING = r"(\w+) (\w+)"
-_RELATION = r"(left of|right of|above|below)"
+Things = tuple[Thing, ...]
+_HOP = re.compile(r"(.+?) (left of|right of|above|below) the (.+)")
+
+
+class _UnclearError(Exception):
+    """The words point to no thing, to several, or to one that is too close to say."""
 
 
 def solve(question: str, scene: Scene, options: tuple[str, ...] = ()) -> str | None:
@@ -24,81 +29,126 @@ def solve(question: str, scene: Scene, options: tuple[str, ...] = ()) -> str | N
     for pattern, answers in _READERS:
         match = re.fullmatch(pattern, question)
         if match:
-            found = set(answers(scene.things, *match.groups()))
+            try:
+                found = set(answers(scene.things, *match.groups()))
+            except _UnclearError:
+                return None
             right = found & set(options) if options else found
             return right.pop() if len(right) == 1 else None
     raise ValueError(f"cannot read the question {question!r}; use the wording of questions.ask")
 
 
-def _named(things: tuple[Thing, ...], colour: str, shape: str) -> Thing:
-    return next(thing for thing in things if (thing.colour, thing.shape) == (colour, shape))
+def _one(things: Things, phrase: str) -> Thing:
+    """The only thing that a noun phrase (without article) can mean."""
+    found = _all(things, phrase)
+    if len(found) != 1:
+        raise _UnclearError
+    return found[0]
 
 
-def _of_shape(things: tuple[Thing, ...], shape: str) -> list[str]:
-    found = [thing.colour for thing in things if thing.shape == shape]
-    return found if len(found) == 1 else []
+def _all(things: Things, phrase: str) -> list[Thing]:
+    hop = _HOP.fullmatch(phrase)
+    if hop is None:
+        return [thing for thing in things if _is(thing, phrase)]
+    noun, relation, rest = hop.groups()
+    anchor = _one(things, rest)
+    found = []
+    for thing in things:
+        if thing is not anchor and _is(thing, noun):
+            truth = holds(thing, relation, anchor)
+            if truth is None:
+                raise _UnclearError
+            if truth:
+                found.append(thing)
+    return found
 
 
-def _of_colour(things: tuple[Thing, ...], colour: str) -> list[str]:
-    found = [thing.shape for thing in things if thing.colour == colour]
-    return found if len(found) == 1 else []
+def _is(thing: Thing, noun: str) -> bool:
+    """Whether a noun of one or two words fits: `star`, `object`, `red star`, `red object`."""
+    for word in noun.split():
+        if word in COLOURS:
+            if thing.colour != word:
+                return False
+        elif word in SHAPES:
+            if thing.shape != word:
+                return False
+        elif word not in ("object", "shape"):
+            raise ValueError(f"{word!r} names no thing; use colours, shapes, 'object' and 'shape'")
+    return True
 
 
-def _size(things: tuple[Thing, ...], colour: str, shape: str) -> list[str]:
-    return [_named(things, colour, shape).size]
+def _colour(things: Things, phrase: str) -> list[str]:
+    return [_one(things, phrase).colour]
 
 
-def _pattern(things: tuple[Thing, ...], colour: str, shape: str) -> list[str]:
-    return [_named(things, colour, shape).pattern]
+def _shape(things: Things, phrase: str) -> list[str]:
+    return [_one(things, phrase).shape]
 
 
-def _where(things: tuple[Thing, ...], colour: str, shape: str) -> list[str]:
-    thing = _named(things, colour, shape)
+def _size(things: Things, phrase: str) -> list[str]:
+    return [_one(things, phrase).size]
+
+
+def _pattern(things: Things, phrase: str) -> list[str]:
+    return [_one(things, phrase).pattern]
+
+
+def _number(things: Things, phrase: str) -> list[str]:
+    number = _one(things, phrase).number
+    return [] if number is None else [number]
+
+
+def _numbered(things: Things, number: str) -> list[str]:
+    return [thing.name for thing in things if thing.number == number]
+
+
+def _where(things: Things, phrase: str) -> list[str]:
+    thing = _one(things, phrase)
     return [("top " if thing.y < SIDE / 2 else "bottom ") + ("left" if thing.x < SIDE / 2 else "right")]
 
 
-def _exist(things: tuple[Thing, ...], colour: str, shape: str) -> list[str]:
-    return ["yes" if any((thing.colour, thing.shape) == (colour, shape) for thing in things) else "no"]
+def _exist(things: Things, phrase: str) -> list[str]:
+    return ["yes" if _all(things, phrase) else "no"]
 
 
-def _relation(things: tuple[Thing, ...], c1: str, s1: str, relation: str, c2: str, s2: str) -> list[str]:
-    truth = holds(_named(things, c1, s1), relation, _named(things, c2, s2))
+def _relation(things: Things, first: str, relation: str, second: str) -> list[str]:
+    truth = holds(_one(things, first), relation, _one(things, second))
     return [] if truth is None else ["yes" if truth else "no"]
 
 
-def _related(things: tuple[Thing, ...], relation: str, colour: str, shape: str) -> list[Thing]:
-    other = _named(things, colour, shape)
-    return [thing for thing in things if thing is not other and holds(thing, relation, other)]
+def _which(things: Things, relation: str, phrase: str) -> list[str]:
+    anchor = _one(things, phrase)
+    return [thing.name for thing in things if thing is not anchor and holds(thing, relation, anchor)]
 
 
-def _which(things: tuple[Thing, ...], relation: str, colour: str, shape: str) -> list[str]:
-    return [thing.name for thing in _related(things, relation, colour, shape)]
+def _count(things: Things, word: str | None) -> list[str]:
+    fits = (word in (None, thing.colour, thing.shape, thing.size, thing.pattern) for thing in things)
+    return [str(sum(fits))]
 
 
-def _two_hop(things: tuple[Thing, ...], what: str, relation: str, colour: str, shape: str) -> list[str]:
-    found = _related(things, relation, colour, shape)
-    return [thing.shape if what == "shape" else thing.colour for thing in found] if len(found) == 1 else []
-
-
-def _count(things: tuple[Thing, ...], word: str | None) -> list[str]:
-    return [str(sum(word in (None, thing.colour, thing.shape, thing.size) for thing in things))]
-
-
-def _compare(things: tuple[Thing, ...], word: str, c1: str, s1: str, c2: str, s2: str) -> list[str]:
-    one, other = sorted((_named(things, c1, s1), _named(things, c2, s2)), key=lambda thing: thing.radius)
+def _compare(things: Things, word: str, first: str, second: str) -> list[str]:
+    one, other = sorted((_one(things, first), _one(things, second)), key=lambda thing: thing.radius)
     return [] if one.size == other.size else [other.name if word == "larger" else one.name]
 
 
+def _odd(things: Things, by: str, *phrases: str) -> list[str]:
+    some = [_one(things, phrase) for phrase in phrases]
+    values = [getattr(thing, by) for thing in some]
+    return [thing.name for thing, value in zip(some, values, strict=True) if values.count(value) == 1]
+
+
 _READERS: tuple[tuple[str, Callable[..., list[str]]], ...] = (
-    (r"What colou?r is the (\w+)\?", _of_shape),
-    (r"What shape is the (\w+) object\?", _of_colour),
-    (rf"What size is the {_THING}\?", _size),
-    (rf"What pattern does the {_THING} have\?", _pattern),
-    (rf"Where is the {_THING}\?", _where),
-    (rf"Is there a {_THING}\?", _exist),
-    (rf"Is the {_THING} {_RELATION} the {_THING}\?", _relation),
-    (rf"Which object is {_RELATION} the {_THING}\?", _which),
+    (r"What colou?r is the (.+)\?", _colour),
+    (r"What shape is the (.+)\?", _shape),
+    (r"What size is the (.+)\?", _size),
+    (r"What pattern does the (.+) have\?", _pattern),
+    (r"What number is on the (.+)\?", _number),
+    (r"Which object has the number (\d)\?", _numbered),
+    (r"Where is the (.+)\?", _where),
+    (r"Is there a (.+)\?", _exist),
+    (r"Is the (.+) (left of|right of|above|below) the (.+)\?", _relation),
+    (r"Which object is (left of|right of|above|below) the (.+)\?", _which),
     (r"How many (?:(\w+) )?(?:objects|shapes) are there\?", _count),
-    (rf"Which is (larger|smaller), the {_THING} or the {_THING}\?", _compare),
-    (rf"What (colou?r|shape) is the (?:object|shape) {_RELATION} the {_THING}\?", _two_hop),
+    (r"Which is (larger|smaller), the (.+) or the (.+)\?", _compare),
+    (r"Which is the odd one out in (pattern|size), the (.+), the (.+) or the (.+)\?", _odd),
 )

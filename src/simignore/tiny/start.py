@@ -18,8 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .scenes import GRID
-
 _LENGTHS = (4, 6, 9, 14, 20, 28, 40, 60)  # wave lengths of the position table, in patches
 _NEIGHBOURS = (
     ((-1, 0), (1, 0), (0, -1), (0, 1)),
@@ -43,9 +41,10 @@ def start_vision(tower: Any, strength: float = 2.4) -> None:
             f"heads of {head} channels cannot hold the {4 * len(_LENGTHS)} position channels; change width"
         )
     waves = 2 * math.pi / torch.tensor(_LENGTHS)
-    place = torch.arange(GRID * GRID)
+    grid = tower.config.image_size // tower.config.patch_size
+    place = torch.arange(grid * grid)
     tower.embeddings.position_embedding.weight[1:, -head:] = 0.5 * torch.cat(
-        [_sines(place % GRID, waves), _sines(place // GRID, waves)], 1
+        [_sines(place % grid, waves), _sines(place // grid, waves)], 1
     )
     tower.embeddings.patch_embedding.weight[-head:] *= 0.2
     for layer, offsets in zip(tower.encoder.layers, _NEIGHBOURS, strict=False):

@@ -1,7 +1,15 @@
-"""Train the bundled model from nothing: `python -m simignore.tiny.train --out runs/tiny --minutes 68.5`.
+"""Train the bundled model from nothing: `python -m simignore.tiny.train --out runs/tiny`.
 
-Draws the pictures, runs the stages of `stages.py` one after the other with data-parallel processes, and goes on where
-it stopped if it is started again.
+Five stages, each a loss and a number of steps:
+
+1. vision: the tower learns what each patch shows, and CLS to tell captions apart (`vision.py`);
+2. copying: the decoder learns to find the letter of an option, without a picture;
+3. symbols: the decoder learns to reason, on symbols in place of image tokens (`symbols.py`);
+4. projector: fitted to say of a patch what its symbol would;
+5. joint: everything together, on pictures, by the answers.
+
+Large decoders read a picture late, small ones at once, unless they are kept from it: in most rows text cannot look at
+the picture in the first `blind` layers. Nothing of that remains at inference. A killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -10,68 +18,277 @@ import argparse
 import dataclasses
 import json
 import logging
-import socket
+import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from torch.multiprocessing.spawn import spawn
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from .loop import Plan, Worker, finished
-from .pictures import load
-from .stages import PLANS, run_stage
+from .curriculum import IGNORED, TASKS, mix_at
+from .loop import Plan, Worker, finished, note, restore, spawn, train
+from .model import SIZES, TinyConfig, build_model
+from .packing import PREFIX, Pack, blind, block_mask, pack
+from .pictures import Pictures, load
+from .symbols import Symbols, positions, sample_places
+from .vision import VisionHeads, vision_accuracy, vision_loss
+from .words import EOS, LETTER_WORDS, VOCABULARY
 
 logger = logging.getLogger(__name__)
 
-COUNTS = {"train": 30_000, "validation": 500}  # pictures drawn ahead
+PLANS = (
+    Plan("vision", steps=4500, batch=28, rate=1.5e-3, muon=1.5),
+    Plan("copying", steps=250, batch=24, rate=2e-3, muon=1.0),
+    Plan("symbols", steps=3000, batch=20, rate=2e-3, muon=1.5),
+    Plan("projector", steps=150, batch=32, rate=2e-3, warmup=20),
+    Plan("joint", steps=3000, batch=16, rate=1.2e-3, muon=1.5, slow={"tower": 0.125, "vision_heads": 0.125}),
+)
+AFTER = {  # checkpoints that a stage starts from; later ones win
+    "vision": (),
+    "copying": (),
+    "symbols": ("copying",),
+    "projector": ("vision", "symbols"),
+    "joint": ("vision", "symbols", "projector"),
+}
+TRACKS = (("vision",), ("copying", "symbols"))  # stages that need nothing of each other: a process each
+COUNTS = {"train": 40_000, "validation": 500}  # pictures drawn ahead
+TEXT = {"copying": 124, "symbols": 124, "projector": 230, "joint": 230}  # tokens of text behind a picture
+
+LETTER_IDS = torch.tensor([VOCABULARY[word] for word in LETTER_WORDS[:5]])
+BLINDED = 0.75  # share of rows whose text is kept from the picture in the first layers
+CAPTION = 0.4  # weight of a caption's tokens, of which there are many
+END = 0.2  # weight of the end of an answer, which is easy
+SEEING = 0.1  # weight of the vision stage's loss in the joint stage
+LENGTHS = 0.1  # weight of the loss that keeps the lengths of image embeddings from giving things away
+
+
+def run_stage(plan: Plan, worker: Worker, config: TinyConfig, pictures: dict[str, Pictures], aligned: bool) -> None:
+    """Build the parts from the seed, load what earlier stages trained, and train the stage.
+
+    Without `aligned`, symbols share nothing with words, and the projector learns from the answers alone.
+    """
+    model = build_model(config, worker.seed)
+    torch.manual_seed(worker.seed)
+    heads, symbols = VisionHeads(config.vision_width), Symbols(config.width, config.grid, aligned)
+    parts = {**model_parts(model), "vision_heads": heads, "symbols": symbols}
+    for name in AFTER[plan.name]:
+        restore(worker.folder / f"{name}.pt", parts)
+    for part in parts.values():
+        part.to(worker.device)
+    stage = Stage(plan, worker, config, model, heads, symbols, pictures["train"])
+    trained, loss_of = {
+        "vision": (("tower", "vision_heads"), stage.see),
+        "copying": (("decoder", "head", "symbols"), stage.reason),
+        "symbols": (("decoder", "head", "symbols"), stage.reason),
+        "projector": (("projector",), stage.project if aligned else stage.answer),
+        "joint": (("decoder", "head", "projector", "tower", "vision_heads"), stage.answer),
+    }[plan.name]
+    with first_layers_blind(model.model.language_model, config.blind):
+        train(plan, worker, {name: parts[name] for name in trained}, loss_of)
+    if plan.name == "vision" and worker.rank == 0:
+        accuracy = vision_accuracy(model.model.vision_tower, heads, pictures["validation"], worker.device)
+        note(worker.folder, {"stage": plan.name, "validation": accuracy})
+
+
+def model_parts(model: Any) -> dict[str, Any]:
+    """The model's parts by the names that checkpoints use."""
+    inner = model.model
+    return {
+        "tower": inner.vision_tower,
+        "projector": inner.multi_modal_projector,
+        "decoder": inner.language_model,
+        "head": model.lm_head,
+    }
+
+
+@dataclasses.dataclass
+class Stage:
+    """The losses of all stages; each draws its batch with the random numbers it is given."""
+
+    plan: Plan
+    worker: Worker
+    config: TinyConfig
+    model: Any
+    heads: VisionHeads
+    symbols: Symbols
+    pictures: Pictures
+
+    def see(self, rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Stage 1: patches and captions."""
+        indices, device = self._draw(rng), self.worker.device
+        return vision_loss(self.model.model.vision_tower, self.heads, self.pictures, indices, rng, device)[:2]
+
+    def reason(self, rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Stages 2 and 3: answers on symbols of some of each picture's patches."""
+        indices, device = self._draw(rng), self.worker.device
+        places, valid = sample_places(self.pictures, indices, rng)
+        labels = self.pictures.labels(indices).gather(1, places[..., None].expand(-1, -1, 5))  # [B, S, 5]
+        image = self.symbols(labels.to(device), places.to(device), self.model.model.language_model.embed_tokens)
+        return self._loss(image, places, valid, indices, rng, progress)
+
+    def project(self, rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Stage 4: squared error between the projector's output and the symbol of every patch."""
+        indices, device = self._draw(rng), self.worker.device
+        with torch.no_grad():
+            labels = self.pictures.labels(indices).to(device)
+            places = self._everywhere(len(indices)).to(device)
+            target = self.symbols(labels, places, self.model.model.language_model.embed_tokens)  # [B, N, D]
+            features = self.model.model.vision_tower(
+                self.pictures.batch(indices).to(device), output_hidden_states=True
+            ).hidden_states[-2][:, 1:]
+        error = (self.model.model.multi_modal_projector(features).float() - target).square().mean(-1)  # [B, N]
+        weight = torch.where(labels[..., 0] > 0, 1.0, 0.3)
+        return (error * weight).sum() / weight.sum() / target.var(), {}
+
+    def answer(self, rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
+        """Stage 5, and stage 4 of the control: answers on pictures; the tower keeps learning what it learnt before."""
+        indices, device = self._draw(rng), self.worker.device
+        tower = self.model.model.vision_tower
+        seeing, seen, features = vision_loss(tower, self.heads, self.pictures, indices, rng, device)
+        image = self.model.model.multi_modal_projector(features)  # [B, N, D]
+        places = self._everywhere(len(indices))
+        loss, notes = self._loss(image, places, torch.ones_like(places, dtype=torch.bool), indices, rng, progress)
+        owned = torch.from_numpy(self.pictures.owner[indices] > 0).to(device)
+        uneven, gap = length_loss(image, owned)
+        notes = {**notes, "cls": seen["cls"], "length_gap": gap}
+        return loss + SEEING * seeing + LENGTHS * uneven, notes
+
+    def _loss(
+        self, image: Tensor, places: Tensor, valid: Tensor, indices: list[int], rng: random.Random, progress: float
+    ) -> tuple[Tensor, dict[str, float]]:
+        scenes = [self.pictures.scene(i) for i in indices]
+        mix = mix_at(self.plan.name, progress)
+        text = pack(scenes, self.config.patches, mix, TEXT[self.plan.name], rng).to(image.device)
+        blinded = torch.tensor([rng.random() < BLINDED for _ in indices], device=image.device)
+        return answer_loss(self.model, image, places.to(image.device), valid.to(image.device), text, blinded)
+
+    def _draw(self, rng: random.Random) -> list[int]:
+        return sorted(rng.sample(range(len(self.pictures)), self.plan.batch // self.worker.processes))
+
+    def _everywhere(self, batch: int) -> Tensor:
+        return torch.arange(self.config.patches).expand(batch, -1)
+
+
+def answer_loss(
+    model: Any, image: Tensor, places: Tensor, valid: Tensor, text: Pack, blinded: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """Weighted cross entropy of the labelled tokens, and accuracy per task (`letter`: where a letter is right).
+
+    `image [B, S, D]` stands at patches `places [B, S]`; those not `valid` are padding. `blinded [B]` bool names the rows
+    whose text is kept from the picture in the layers of `first_layers_blind`.
+    """
+    decoder, rows, device = model.model.language_model, len(image), image.device
+    prefix = torch.tensor(PREFIX, device=device).expand(rows, -1)
+    inputs = torch.cat([decoder.embed_tokens(prefix), image, decoder.embed_tokens(text.tokens)], 1)  # [B, T, D]
+    segment = torch.cat([torch.zeros_like(prefix), valid.long() - 1, text.segment], 1)
+    place = torch.cat([torch.arange(len(PREFIX), device=device).expand(rows, -1), positions(places), text.position], 1)
+    mask = block_mask(segment)
+    decoder.first_mask = blind(mask, segment, blinded)
+    hidden = decoder(inputs_embeds=inputs, attention_mask=mask, position_ids=place, use_cache=False).last_hidden_state[
+        :, -text.tokens.shape[1] :
+    ]
+    asked = text.label != IGNORED
+    logits, label, task = model.lm_head(hidden[asked]).float(), text.label[asked], text.task[asked]
+    each = F.cross_entropy(logits, label, reduction="none")
+    weight = torch.where(task == TASKS.index("caption"), CAPTION, 1.0) * torch.where(label == EOS, END, 1.0)
+    notes = accuracy(logits, label, task, blinded[:, None].expand_as(text.label)[asked])
+    return (each * weight).sum() / weight.sum(), notes
+
+
+@contextmanager
+def first_layers_blind(decoder: Any, count: int) -> Iterator[None]:
+    """Let the first `count` layers use `decoder.first_mask` in place of the mask that the decoder is called with."""
+
+    def swap(layer: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return args, {**kwargs, "attention_mask": decoder.first_mask}
+
+    handles = [layer.register_forward_pre_hook(swap, with_kwargs=True) for layer in decoder.layers[:count]]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def length_loss(image: Tensor, owned: Tensor) -> tuple[Tensor, float]:
+    """How far the lengths of `image [B, N, D]` spread, and whether `owned [B, N]` tokens differ in them from the rest.
+
+    Returns the loss and the gap: the difference of the mean logarithms in standard deviations.
+    """
+    length = image.float().norm(dim=-1).log()  # [B, N]
+    gap = length[owned].mean() - length[~owned].mean()
+    spread = length.var()
+    return spread + gap.square() / spread.detach(), (gap / spread.sqrt()).item()
+
+
+@torch.no_grad()
+def accuracy(logits: Tensor, label: Tensor, task: Tensor, blinded: Tensor) -> dict[str, float]:
+    """Share of right answer tokens: per task, of letters, and over all tasks for blinded rows and the others."""
+    right = (logits.argmax(-1) == label).float()
+    told = label != EOS
+    letter = torch.isin(label, LETTER_IDS.to(label.device))
+    groups = {name: told & (task == number) & ~letter for number, name in enumerate(TASKS)}
+    groups["copy"] = told & (task == TASKS.index("copy"))
+    groups["letter"] = letter & (task != TASKS.index("copy"))
+    groups["blind"], groups["open"] = told & blinded, told & ~blinded
+    return {name: right[group].mean().item() for name, group in groups.items()}
 
 
 def main() -> None:
     """Parse the command line and run the stages that are not finished."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="folder of checkpoints and log")
-    parser.add_argument("--minutes", type=float, default=minutes(PLANS), help="length of all stages together")
-    parser.add_argument("--stage", choices=[plan.name for plan in PLANS], help="run this stage only")
+    parser.add_argument("--size", choices=list(SIZES), default="tiny", help="tiny is shipped; large is for a GPU")
+    parser.add_argument("--stage", nargs="+", choices=list(AFTER), default=list(AFTER), help="run these stages only")
+    parser.add_argument("--steps", type=float, default=1.0, help="multiply every stage's steps")
+    parser.add_argument("--unaligned", action="store_true", help="the control: symbols and projector without words")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="data-parallel processes of one thread each")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda with --processes 1")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if arguments.device != "cpu" and arguments.processes != 1:
+        parser.error(f"--device {arguments.device} with --processes {arguments.processes}: use --processes 1")
     _remember(arguments)
+    config = SIZES[arguments.size]
     for split, count in COUNTS.items():
-        load(arguments.out / "pictures", split, count, arguments.processes)
+        load(arguments.out / "pictures", split, count, arguments.processes, config.scale, config.patch)
+    left = [name for name in arguments.stage if not finished(arguments.out / f"{name}.pt")]
+    together = [[name for name in track if name in left] for track in TRACKS]
+    if arguments.processes > 1 and all(together):
+        spawn(_work, [(track, arguments, 0, 1) for track in together])
+        left = [name for name in left if not any(name in track for track in together)]
+    if left:
+        count = arguments.processes
+        spawn(_work, [(left, arguments, rank, count) for rank in range(count)])
+
+
+def _work(names: list[str], arguments: argparse.Namespace, rank: int, processes: int, port: int) -> None:
+    """Run some stages as one of several processes."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config, folder = SIZES[arguments.size], arguments.out
+    worker = Worker.join(rank, processes, arguments.seed, folder, arguments.device, port)
+    pictures = {
+        split: load(folder / "pictures", split, count, 1, config.scale, config.patch) for split, count in COUNTS.items()
+    }
     for plan in PLANS:
-        if arguments.stage in (None, plan.name) and not finished(arguments.out / f"{plan.name}.pt"):
-            plan = dataclasses.replace(plan, seconds=plan.seconds * arguments.minutes / minutes(PLANS))
-            logger.info("%s: %.0f s", plan.name, plan.seconds)
-            _spawn(plan, arguments.processes, arguments.seed, arguments.out)
+        if plan.name in names:
+            plan = dataclasses.replace(plan, steps=max(1, round(plan.steps * arguments.steps)))
+            run_stage(plan, worker, config, pictures, not arguments.unaligned)
 
 
 def _remember(arguments: argparse.Namespace) -> None:
-    """Note seed and command lines in `run.json`, for the record that is exported with the weights."""
+    """Note settings and command lines in `run.json`, for the record that is exported with the weights."""
     file = arguments.out / "run.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
     run = json.loads(file.read_text()) if file.exists() else {"commands": []}
-    run["seed"] = arguments.seed
+    run.update(seed=arguments.seed, size=arguments.size, aligned=not arguments.unaligned)
     run["commands"].append("python -m simignore.tiny.train " + " ".join(sys.argv[1:]))
     file.write_text(json.dumps(run) + "\n")
-
-
-def minutes(plans: tuple[Plan, ...]) -> float:
-    """Length of the plans together."""
-    return sum(plan.seconds for plan in plans) / 60
-
-
-def _spawn(plan: Plan, processes: int, seed: int, folder: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_work, (plan, processes, seed, folder, port), nprocs=processes)  # type: ignore[no-untyped-call]
-
-
-def _work(rank: int, plan: Plan, processes: int, seed: int, folder: Path, port: int) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    worker = Worker.join(rank, processes, seed, folder, port)
-    pictures = {split: load(folder / "pictures", split, count, 1) for split, count in COUNTS.items()}
-    run_stage(plan, worker, pictures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The vocabulary: some hundred whole words, read without regard to case, and one token for anything else.
+"""The vocabulary: some hundred and forty whole words, read without regard to case, and one token for anything else.
 
 Words are whole so that a word embedding means one thing, which is what makes a small model's similarities readable.
 Only the option letters keep their case, so that the answer `A` and the article `a` differ.
@@ -31,7 +31,8 @@ _TEXT = " ".join(
     (
         "user: assistant: context: question: options: answer:",
         "what which where is are how many there does have has a an the in of to on at and or not it",
-        "colour color shape size pattern image picture object objects shapes larger smaller yes no none",
+        "colour color shape size pattern number image picture object objects shapes larger smaller odd one out with",
+        "yes no none",
         "0 1 2 3 4 5 6 7 8 9 ( ) . , ? ! - : ' \"",
         *SHAPES,
         *COLOURS,
