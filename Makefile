@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or run make PYTHON=/path/to/python3"; exit 2; }
 	@echo "making .venv and installing what constraints.txt pins (PyTorch among it: this can take minutes)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz]'
 	@touch $(READY)
 
 setup: $(READY) ## make the virtual environment
@@ -32,11 +32,12 @@ check: $(READY) ## lint, format, types, import direction, generated tables
 	@$(BIN)/python -m pytest tests/test_layers.py
 	@$(BIN)/python scripts/readme.py --check
 
-readme: $(READY) ## write the generated parts of the README anew
+readme: $(READY) ## write the generated parts of the README and the model card anew
 	@$(BIN)/python scripts/readme.py
 
-pictures: $(READY) ## draw the README's picture anew
+pictures: $(READY) ## draw the README's picture and the model card's curves anew
 	@$(BIN)/simignore ask example --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
+	@$(BIN)/python scripts/curves.py
 
 bench: $(READY) ## measure prefill, decoding and memory on this machine; writes out/prefill.json
 	@$(BIN)/python -m benchmarks.prefill --json out/prefill.json
@@ -44,8 +45,9 @@ bench: $(READY) ## measure prefill, decoding and memory on this machine; writes 
 scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 15 minutes); writes out/scenes.json
 	@$(BIN)/python -m benchmarks.scenes --json out/scenes.json
 
-train: $(READY) ## train the bundled model from the seed (see src/simignore/tiny)
-	@$(BIN)/python -m simignore.tiny.train
+train: $(READY) ## train the bundled model from the seed into runs/tiny/exported (about 100 minutes on 2 cores)
+	@$(BIN)/python -m simignore.tiny.train --out runs/tiny
+	@$(BIN)/python -m simignore.tiny.export --run runs/tiny --to runs/tiny/exported
 
 clean: ## remove the virtual environment and what tools left behind
 	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

@@ -14,9 +14,11 @@ def make(name: str, keep: int | float, **options) -> Method:
         return Chain(Simignore(keep=wide, **options), FastV(keep=keep, layer=2, **options))
     if name == "chain-at-one-site":
         return Chain(Random(keep=wide, **options), Simignore(keep=keep, **options))
+    if name == "random-inside":
+        return Random(keep=keep, layer=1, **options)
     cls = METHODS[name]
     assert {"keep", "hide", "positions"} <= {field.name for field in fields(cls)}
     return cls(keep=keep, **options)
 
 
-NAMES = [*METHODS, "chain", "chain-at-one-site"]
+NAMES = [*METHODS, "chain", "chain-at-one-site", "random-inside"]

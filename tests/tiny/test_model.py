@@ -22,7 +22,8 @@ from simignore import tiny
 from simignore.tiny.evaluate import answer, evaluate, items, share
 from simignore.tiny.model import TINY
 from simignore.tiny.pictures import normalise
-from simignore.tiny.questions import Question, option_prompt
+from simignore.tiny.prompts import option_prompt
+from simignore.tiny.questions import Question
 from simignore.tiny.scenes import render, sample_scene
 
 

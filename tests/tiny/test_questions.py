@@ -8,16 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from simignore.tiny.questions import (
-    KINDS,
-    Question,
-    ask,
-    ask_surely,
-    caption,
-    free_prompt,
-    option_prompt,
-    same_caption,
-)
+from simignore.tiny.prompts import caption, free_prompt, option_prompt, same_caption
+from simignore.tiny.questions import KINDS, Question, ask, ask_surely
 from simignore.tiny.scenes import SPLITS, Scene, sample_scene
 from simignore.tiny.solve import solve
 from simignore.tiny.words import LETTER_WORDS, UNKNOWN, build_tokenizer, encode

@@ -18,6 +18,7 @@ from simignore import tiny
 from simignore.tiny.curriculum import IGNORED, TASKS, Mix, Segment, draw, mix_at
 from simignore.tiny.export import export_run
 from simignore.tiny.loop import Plan, Worker, finished, restore, spawn, train
+from simignore.tiny.losses import LETTER_IDS, answer_loss, first_layers_blind, length_loss
 from simignore.tiny.model import LARGE, TINY, build_model
 from simignore.tiny.muon import SharedMuon, orthogonal
 from simignore.tiny.packing import PREFIX, Pack, blind, block_mask, pack
@@ -25,15 +26,7 @@ from simignore.tiny.pictures import load
 from simignore.tiny.scenes import render, sample_scene
 from simignore.tiny.start import start_decoder
 from simignore.tiny.symbols import Symbols
-from simignore.tiny.train import (
-    LETTER_IDS,
-    PLANS,
-    answer_loss,
-    first_layers_blind,
-    length_loss,
-    model_parts,
-    run_stage,
-)
+from simignore.tiny.train import PLANS, model_parts, run_stage
 from simignore.tiny.vision import CLASSES, VisionHeads
 from simignore.tiny.words import EOS, VOCABULARY, encode
 

@@ -1,7 +1,8 @@
-"""The bundled model: a real LLaVA of 3.2 M parameters that answers questions about coloured shapes.
+"""The bundled model: a real LLaVA of a few million parameters that answers questions about coloured shapes.
 
-Read on in this order: `scenes` (what there is to see), `questions` (what is asked), `words`, `config` and `model` (what
-answers), `vision`, `curriculum`, `packing`, `symbols`, `language` (what it learns), `loop`, `stages`, `train` (how).
+Four files tell the story: `scenes` (what there is to see), `questions` (what is asked), `model` (what answers) and `train`
+(how it learns). The others serve them: `words` and `start` the model; `pictures`, `vision`, `symbols`, `curriculum`,
+`packing`, `muon` and `loop` training; `solve`, `probe` and `evaluate` judge; `export` and `example` make the bundled files.
 
     model, processor = simignore.tiny.load()
 

@@ -13,17 +13,8 @@ from dataclasses import dataclass, replace
 
 from simignore.wording import LETTERS, lettered
 
-from .questions import (
-    CORNERS,
-    DESCRIBE,
-    KINDS,
-    Question,
-    ask,
-    ask_surely,
-    caption,
-    free_prompt,
-    option_prompt,
-)
+from .prompts import DESCRIBE, caption, free_prompt, option_prompt
+from .questions import CORNERS, KINDS, Question, ask, ask_surely
 from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIZES, Scene, Thing
 from .words import CONTEXTS, EOS, VOCABULARY, encode
 
@@ -69,11 +60,11 @@ def mix_at(stage: str, progress: float) -> Mix:
     if stage == "copying":
         return Mix(copy=1.0)
     if stage == "symbols":
-        if progress < 0.10:
+        if progress < 0.06:
             return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
-        if progress < 0.40:
+        if progress < 0.24:
             return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
-        if progress < 0.65:
+        if progress < 0.39:
             return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
         return Mix(probe=0.03, hard_probe=0.10, copy=0.08, caption=0.03, free=0.2, wordy=0.25)
     if progress < 0.7:

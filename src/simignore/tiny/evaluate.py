@@ -30,7 +30,8 @@ from simignore.methods import Method, Random
 from simignore.wording import NO_CONTEXT
 
 from . import folder, load
-from .questions import BRIEFLY, DESCRIBE, KINDS, ask_surely, caption, free_prompt, option_prompt, same_caption
+from .prompts import BRIEFLY, DESCRIBE, caption, free_prompt, option_prompt, same_caption
+from .questions import KINDS, ask_surely
 from .scenes import SPLITS, render, sample_scene
 
 logger = logging.getLogger(__name__)
@@ -203,10 +204,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which part of the test split, 0 to 9")
     parser.add_argument("--model", type=Path, default=folder(), help="exported folder")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in")
     parser.add_argument("--out", type=Path, default=Path("results/tiny.json"))
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    model, processor = load(device=arguments.device, path=arguments.model)
+    import torch
+
+    model, processor = load(arguments.device, getattr(torch, arguments.dtype), arguments.model)
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
         form: partial(_form, model, processor, form, arguments.per_kind, arguments.seed) for form in arguments.form
     }

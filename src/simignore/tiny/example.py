@@ -1,6 +1,6 @@
 """Draw the bundled example picture: `python -m simignore.tiny.example`.
 
-The first scene among the test split's last seeds in which the example question has the wanted answer, with five things
+The first scene among the test split's last seeds in which the example question has the wanted answer, with six things
 of which another one is a star and another one is blue: a glance at the wrong thing gives a wrong answer.
 """
 
@@ -14,7 +14,7 @@ from .solve import solve
 def example_scene() -> Scene:
     """The scene that `example.png` shows. Raises LookupError if the constants ask for what no scene shows."""
     for seed in SPLITS["test"][-100_000:]:
-        scene = sample_scene(seed, fewest=5, most=5)
+        scene = sample_scene(seed, fewest=6, most=6)
         if _telling(scene) and solve(EXAMPLE_QUESTION, scene) == EXAMPLE_OPTIONS[0]:
             return scene
     raise LookupError(f"no scene answers {EXAMPLE_QUESTION!r} with {EXAMPLE_OPTIONS[0]!r}; ask for another colour")

@@ -1,9 +1,7 @@
 """Questions about a scene, each with its answer, its options and the things that one must look at to answer it.
 
 Fourteen kinds, from look-ups (`What colour is the star?`) to three hops (`What colour is the star above the object left
-of the blue ring?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None. The
-prompts use the wording of ScienceQA as LLaVA asks it (Lu et al., "Learn to explain", NeurIPS 2022): context, question,
-options.
+of the blue ring?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None.
 """
 
 from __future__ import annotations
@@ -11,34 +9,14 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from simignore.wording import LAST_LINE, LETTERS, lettered
+from simignore.wording import LETTERS
 
 from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
 
-KINDS = (
-    "colour",
-    "shape",
-    "size",
-    "pattern",
-    "number",
-    "where",
-    "exist",
-    "relation_yes_no",
-    "which_relation",
-    "count",
-    "compare",
-    "odd_one_out",
-    "two_hop",
-    "three_hop",
-)
 RELATIONS = ("left of", "right of", "above", "below")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 CLEAR = 6.0  # units by which centres must differ for a relation to count as true or false
 CENTRE = 5.0  # units around the middle lines in which `where` is not asked
-
-BY_LETTER, BY_TEXT = LAST_LINE["letter"], LAST_LINE["text"]
-BRIEFLY = "Answer briefly."
-DESCRIBE = "Describe the image."
 
 
 @dataclass(frozen=True)
@@ -105,33 +83,6 @@ def holds(one: Thing, relation: str, other: Thing) -> bool | None:
     dx, dy = one.x - other.x, one.y - other.y
     margin = {"left of": -dx, "right of": dx, "above": -dy, "below": dy}[relation]
     return None if abs(margin) <= CLEAR else margin > 0
-
-
-def caption(scene: Scene) -> str:
-    """All things from left to right: `large striped red star 7, small plain ... .`"""
-    return ", ".join(_described(thing) for thing in sorted(scene.things, key=lambda thing: thing.x)) + "."
-
-
-def same_caption(told: str, scene: Scene) -> bool:
-    """Whether a caption names every thing of the scene rightly, each once and nothing else, in any order."""
-    return sorted(told.strip().rstrip(".").split(", ")) == sorted(_described(thing) for thing in scene.things)
-
-
-def _described(thing: Thing) -> str:
-    number = f" {thing.number}" if thing.number else ""
-    return f"{thing.size} {thing.pattern} {thing.name}{number}"
-
-
-def option_prompt(question: Question, letter: bool) -> str:
-    """The question with its options, asking for the option's letter or for its text."""
-    context = "" if question.context is None else f"Context: {question.context}\n"
-    options = lettered(question.options)
-    return f"{context}Question: {question.question}\nOptions: {options}\n{BY_LETTER if letter else BY_TEXT}"
-
-
-def free_prompt(question: Question) -> str:
-    """The question without options, in its trained form. The bare question works too."""
-    return f"Question: {question.question}\n{BRIEFLY}"
 
 
 def _others(words: list[str], pool: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
@@ -344,3 +295,4 @@ _DRAFTERS = {
     "two_hop": _two_hop,
     "three_hop": _three_hop,
 }
+KINDS = tuple(_DRAFTERS)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from .questions import BRIEFLY, BY_LETTER, BY_TEXT, CORNERS, DESCRIBE, RELATIONS
+from .prompts import BRIEFLY, BY_LETTER, BY_TEXT, DESCRIBE
+from .questions import CORNERS, RELATIONS
 from .scenes import COLOURS, PATTERNS, SHAPES, SIZES
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
