@@ -60,11 +60,11 @@ def mix_at(stage: str, progress: float) -> Mix:
     if stage == "copying":
         return Mix(copy=1.0)
     if stage == "symbols":
-        if progress < 0.06:
+        if progress < 0.07:
             return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
-        if progress < 0.24:
+        if progress < 0.27:
             return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
-        if progress < 0.39:
+        if progress < 0.43:
             return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
         return Mix(probe=0.03, hard_probe=0.10, copy=0.08, caption=0.03, free=0.2, wordy=0.25)
     if progress < 0.7:

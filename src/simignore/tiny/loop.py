@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import random
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -123,6 +124,8 @@ def spawn(work: Callable[..., None], calls: list[tuple[Any, ...]]) -> None:
 
 
 def _call(number: int, work: Callable[..., None], calls: list[tuple[Any, ...]], port: int) -> None:
+    # The parent's death is told by SIGINT, which a command started in the background ignores.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     work(*calls[number], port)
 
 

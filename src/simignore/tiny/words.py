@@ -1,4 +1,4 @@
-"""The vocabulary: some hundred and forty whole words, read without regard to case, and one token for anything else.
+"""The vocabulary: some hundred and thirty whole words, read without regard to case, and one token for anything else.
 
 Words are whole so that a word embedding means one thing, which is what makes a small model's similarities readable.
 Only the option letters keep their case, so that the answer `A` and the article `a` differ.
