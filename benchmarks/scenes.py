@@ -8,7 +8,6 @@ Every method answers the same questions, with the options shown and their text a
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,21 +27,22 @@ from simignore import tiny
 from simignore.families import parts
 from simignore.methods import FastV, Method, Random, Simignore
 from simignore.prompt import Prompt, build
-from simignore.tiny.questions import KINDS, ask_surely
+from simignore.tiny.evaluate import APART, share
+from simignore.tiny.model import scale_of
+from simignore.tiny.questions import KINDS, Question, ask_surely
 from simignore.tiny.scenes import SPLITS, render, sample_scene
 
 KEEPS, SEEDS, SPANS = (0.5, 0.25, 0.125), (0, 1, 2), ("question", "question+options")
-APART = 100_000  # scenes of one seed, as `simignore.tiny.evaluate` counts them
 console = Console(width=200)
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question about a scene of its own, ready for the model, and the answer that counts as right."""
+    """One question about a scene of its own."""
 
     kind: str
-    prompt: Prompt
-    answer: str
+    scene: int
+    asked: Question
 
 
 @dataclass(frozen=True)
@@ -67,73 +67,64 @@ def rows(layers: int) -> list[Row]:
     return found
 
 
-def items(processor: Any, per_kind: int, seed: int = 0) -> list[Item]:
+def items(per_kind: int, seed: int = 0) -> list[Item]:
     """``per_kind`` questions of each kind about scenes of the test split, the same ones for the same seed."""
     scenes = iter(SPLITS["test"][seed * APART : (seed + 1) * APART])
     rng = random.Random(f"benchmarks.scenes/{seed}")
     found = []
     for kind in KINDS:
-        asked = (question for scene in scenes if (question := _question(processor, kind, scene, rng)) is not None)
-        found += [question for question, _ in zip(asked, range(per_kind), strict=False)]
+        asked = ((scene, ask_surely(kind, sample_scene(scene), rng)) for scene in scenes)
+        some = (Item(kind, scene, question) for scene, question in asked if question is not None)
+        found += [item for item, _ in zip(some, range(per_kind), strict=False)]
     if len(found) != per_kind * len(KINDS):
         raise typer.BadParameter(f"--per-kind {per_kind} needs more scenes than the {APART:,} of one seed")
     return found
 
 
-def _question(processor: Any, kind: str, scene: int, rng: random.Random) -> Item | None:
-    sampled = sample_scene(scene)
-    if (asked := ask_surely(kind, sampled, rng)) is None:
-        return None
-    image = render(sampled)[0]
-    prompt = build(processor, image, asked.question, context=asked.context, options=asked.options, answer="text")
-    return Item(kind, prompt, asked.answer)
-
-
 def answers(model: Any, processor: Any, some: Sequence[Item], method: Method | None) -> list[str]:
     """The model's answers to one left-padded batch of questions, under ``method`` if one is given."""
-    images = [image for item in some for image in item.prompt.images]
-    inputs = processor(text=[item.prompt.text for item in some], images=images, padding=True, return_tensors="pt")
+    prompts = [_prompt(processor, item, scale_of(model)) for item in some]
+    images = [image for prompt in prompts for image in prompt.images]
+    inputs = processor(text=[prompt.text for prompt in prompts], images=images, padding=True, return_tensors="pt")
     inputs = inputs.to(model.device)
     if not bool(inputs["attention_mask"][:, -1].all()):
         raise ValueError("the processor pads on the right, and generation reads on; set tokenizer.padding_side='left'")
-    query = [item.prompt.query(getattr(method, "span", "user")) for item in some]
+    query = [prompt.query(getattr(method, "span", "user")) for prompt in prompts]
     with torch.inference_mode(), method(model, query=query) if method else nullcontext():
         output = model.generate(**inputs, do_sample=False)
     told = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [text.strip() for text in told]
 
 
+def _prompt(processor: Any, item: Item, scale: int) -> Prompt:
+    image, _ = render(sample_scene(item.scene), scale)
+    asked = item.asked
+    return build(processor, image, asked.question, context=asked.context, options=asked.options, answer="text")
+
+
 def measured(model: Any, processor: Any, some: Sequence[Item], row: Row, batch: int) -> dict[str, Any]:
     """One row's right answers, per kind and in all, with Wilson's 95 % interval."""
     kinds: dict[str, dict[str, int]] = {item.kind: {"right": 0, "asked": 0} for item in some}
+    hits: list[bool] = []
     began = time.perf_counter()
     for part in _batches(some, batch):
         for item, told in zip(part, answers(model, processor, part, row.method), strict=True):
+            hits.append(told == item.asked.answer)
             kinds[item.kind]["asked"] += 1
-            kinds[item.kind]["right"] += told == item.answer
-    right = sum(one["right"] for one in kinds.values())
-    low, high = wilson(right, len(some))
+            kinds[item.kind]["right"] += hits[-1]
+    scored = share(hits)
     return {
         "method": repr(row.method) if row.method else "None",
         "label": row.label,
         "keep": row.keep,
         "form": "text",
         "kinds": kinds,
-        "accuracy": right / len(some),
-        "low": low,
-        "high": high,
+        "accuracy": scored["accuracy"],
+        "low": scored["interval"][0],
+        "high": scored["interval"][1],
         "questions": len(some),
         "seconds": round(time.perf_counter() - began, 1),
     }
-
-
-def wilson(right: int, asked: int, z: float = 1.959964) -> tuple[float, float]:
-    """Ends of the 95 % interval of a share (E. B. Wilson, JASA 22, 1927)."""
-    if not 0 <= right <= asked or asked == 0:
-        raise ValueError(f"{right} right of {asked} asked is no share")
-    middle, scale = (right + z * z / 2) / (asked + z * z), z / (asked + z * z)
-    spread = scale * math.sqrt(right * (asked - right) / asked + z * z / 4)
-    return max(0.0, middle - spread), min(1.0, middle + spread)
 
 
 def _batches(some: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
@@ -159,15 +150,21 @@ def main(
     seed: Annotated[int, typer.Option(min=0, max=9, help="Which part of the test split.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     path: Annotated[Path | None, typer.Option("--model", help="Another exported folder than the bundled one.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
     """Measure the bundled model's accuracy with all image tokens and with fewer, method by method."""
-    model, processor = tiny.load(device=device, path=path)
+    model, processor = tiny.load(device=device, dtype=getattr(torch, dtype), path=path)
     compared = rows(len(parts(model).layers))
-    result: dict[str, Any] = {**surroundings(torch.device(device)), "seed": seed, "rows": []}
+    result: dict[str, Any] = {
+        **surroundings(torch.device(device)),
+        "weights": tiny.fingerprint(path),
+        "seed": seed,
+        "rows": [],
+    }
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("questions", total=len(compared) + 1)
-        some = items(processor, per_kind, seed)
+        some = items(per_kind, seed)
         for row in compared:
             progress.update(bar, advance=1, description=f"{row.label}, keep {row.keep:g}")
             result["rows"].append(measured(model, processor, some, row, batch))

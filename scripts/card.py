@@ -9,12 +9,16 @@ from typing import Any
 
 from safetensors import safe_open
 
-from sections import ACCURACY, StaleError, footnote, markdown, percent, read_result, spoken
+from sections import ACCURACY, MADE_BY, StaleError, footnote, markdown, percent, read_result, same_weights, spoken
 from simignore import tiny
+from simignore.tiny.questions import KINDS
 
 CONTROL = "results/control.json"
-LOOK_UPS = ("colour", "shape", "size", "pattern", "number", "where", "exist", "compare")
-HOPS = ("relation_yes_no", "which_relation", "two_hop", "three_hop", "odd_one_out")
+BARS = {  # least accuracy by kind of question
+    **dict.fromkeys(("colour", "shape", "size", "pattern", "number", "where", "exist", "compare"), 0.97),
+    **dict.fromkeys(("relation_yes_no", "which_relation", "two_hop", "three_hop", "odd_one_out"), 0.92),
+    "count": 0.90,
+}
 
 
 def facts(_: Path) -> str:
@@ -38,7 +42,7 @@ def facts(_: Path) -> str:
 
 def bars(root: Path) -> str:
     """What was asked of the model, and what it reached."""
-    result = read_result(root, ACCURACY)
+    result = _measured(root)
     text = result["forms"]["text"]["kinds"]
     letter, bed, caption = result["forms"]["letter"]["all"], result["bed"], result["forms"]["caption"]["all"]
     whole = result["forms"]["text"]["all"]["accuracy"]
@@ -46,9 +50,7 @@ def bars(root: Path) -> str:
     middle = len([name for name in bed if name.startswith("before layer")]) // 2 + 1
     inside, before = (bed[f"before {where}"]["all"]["accuracy"] for where in (f"layer {middle}", "the decoder"))
     rows = [
-        *(_bar(spoken(kind), 0.97, text[kind]["accuracy"], percent(text[kind])) for kind in LOOK_UPS),
-        *(_bar(spoken(kind), 0.92, text[kind]["accuracy"], percent(text[kind])) for kind in HOPS),
-        _bar("count", 0.90, text["count"]["accuracy"], percent(text["count"])),
+        *(_bar(spoken(kind), BARS[kind], text[kind]["accuracy"], percent(text[kind])) for kind in KINDS),
         _bar("captions", 0.85, caption["accuracy"], percent(caption)),
         _below("letters below text", 0.02, whole - letter["accuracy"], most=True),
         _below(f"12.5 % of the tokens at random before layer {middle} cost", 0.05, cut - inside),
@@ -62,6 +64,7 @@ def _bar(name: str, least: float, reached: float, told: str) -> list[str]:
 
 
 def _below(name: str, bar: float, points: float, most: bool = False) -> list[str]:
+    points, bar = round(points, 6), round(bar, 6)
     met = points <= bar if most else points >= bar
     return [
         name,
@@ -73,7 +76,7 @@ def _below(name: str, bar: float, points: float, most: bool = False) -> list[str
 
 def intervals(root: Path) -> str:
     """Accuracy by kind with Wilson's intervals, for text and letters."""
-    forms = read_result(root, ACCURACY)["forms"]
+    forms = _measured(root)["forms"]
     rows = [
         [spoken(kind), *(_interval(forms[form]["kinds"][kind]) for form in ("text", "letter"))]
         for kind in forms["text"]["kinds"]
@@ -91,7 +94,7 @@ def _interval(share: Mapping[str, Any]) -> str:
 
 def bed(root: Path) -> str:
     """Where in the decoder the image matters: accuracy after dropping at random, by layer."""
-    found = read_result(root, ACCURACY)["bed"]
+    found = _measured(root)["bed"]
     cuts = [name for name in found if isinstance(found[name], dict) and "all" in found[name]]
     kinds = list(found["all"]["kinds"])
     rows = [
@@ -105,32 +108,45 @@ def bed(root: Path) -> str:
 
 def embeddings(root: Path) -> str:
     """What embeddings give away, as areas under the ROC curve."""
-    found = read_result(root, ACCURACY)["embeddings"]
+    found = _measured(root)["embeddings"]
     told = {
         "similarity": "largest cosine with a word of question and options, for patches that the question needs",
         "word": "cosine with the word of a colour or shape, for patches of things that have it",
         "cls": "attention of CLS in the layer that the projector reads, for patches of things",
         "length": "length of the image embedding, for patches of things (0.5: gives nothing away)",
     }
-    rows = [[what, f"{found[name]:.3f}"] for name, what in told.items()]
-    note = footnote(found, "Areas under the ROC curve, means over scenes of the test split")
+    rows = [[what, f"{found['areas'][name]:.3f}"] for name, what in told.items()]
+    note = footnote(found, f"Areas under the ROC curve, means over {found['scenes']} scenes of the test split")
     return markdown(("", "area"), rows) + f"\n\n{note}"
 
 
 def training(_: Path) -> str:
     """The stages that made the weights, from the record beside them."""
     record = json.loads((tiny.folder() / "training.json").read_text(encoding="utf-8"))
+    shown = {"loss": "loss", "blinded": "right where the first layers are blind", "open": "right elsewhere"}
     rows = []
     for name, stage in record["stages"].items():
-        figures = stage.get("validation") or {k: v for k, v in stage.items() if k in ("loss", "open", "blind", "cls")}
+        figures = stage.get("validation") or {told: stage[key] for key, told in shown.items() if key in stage}
         told = ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
-        rows.append([name, f"{stage['step']:,}", f"{record['minutes'][name]:.0f}", told])
-    notes = "".join(f"\n- {note}" for note in record.get("notes", ()))
-    head = ("stage", "steps", "minutes", "at the end (vision: on held-out pictures)")
+        rows.append([name, f"{stage['step']:,}", f"{stage['seconds'] / 60:.0f}", told])
+    commands = "\n".join(record["commands"])
+    head = ("stage", "steps", "minutes", "at the end, on training batches (vision: on held-out pictures)")
     machine = (
         f"{record['machine']}, torch {record['torch']}, transformers {record['transformers']}, seed {record['seed']}"
     )
-    return f"{markdown(head, rows)}\n\n{machine}.{chr(10) if notes else ''}{notes}"
+    return f"{markdown(head, rows)}\n\n{machine}. What was run:\n\n```\n{commands}\n```"
+
+
+def _measured(root: Path) -> Mapping[str, Any]:
+    """Everything that was measured on the bundled weights; StaleError if a part is missing or of other weights."""
+    result = read_result(root, ACCURACY)
+    parts = {name: result.get(name) for name in ("bed", "embeddings")}
+    parts |= {name: result["forms"].get(name) for name in ("text", "letter", "caption")}
+    for name, part in parts.items():
+        if part is None:
+            raise StaleError(f"{ACCURACY} holds no part {name!r}; make it: {MADE_BY[ACCURACY]}")
+        same_weights(part, ACCURACY)
+    return result
 
 
 def control(root: Path) -> str:
@@ -143,11 +159,19 @@ def control(root: Path) -> str:
             run["what"],
             str(run["seed"]),
             percent(run["text"]),
+            percent(run["blind"]),
             *(f"{run['embeddings'][name]:.3f}" for name in ("similarity", "word")),
         ]
         for run in runs
     ]
-    head = ("symbols and projector", "seed", "right by text", "similarity, needed patches", "word, its patches")
+    head = (
+        "symbols and projector",
+        "seed",
+        "right by text",
+        "with one random token",
+        "similarity, needed patches",
+        "word, its patches",
+    )
     note = footnote(runs[0], f"{runs[0]['text']['questions']:,} questions; areas under the ROC curve")
     return markdown(head, rows) + f"\n\n{note}"
 

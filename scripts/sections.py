@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from simignore import tiny
 from simignore.families import FAMILIES
 from simignore.methods import METHODS, PRESETS, Method
 
@@ -15,7 +16,7 @@ SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
-    ACCURACY: "python -m simignore.tiny.evaluate --out results/tiny.json",
+    ACCURACY: "python -m simignore.tiny.evaluate --dtype bfloat16 --bed 100 --embeddings 500 --out results/tiny.json",
     SCENES: "python -m benchmarks.scenes --json results/scenes.json",
 }
 
@@ -124,6 +125,8 @@ def _spread(measured: Mapping[str, float]) -> str:
 def accuracy(root: Path) -> str:
     """The bundled model with all image tokens: one row per kind of question, one column per form."""
     forms: Mapping[str, Any] = read_result(root, ACCURACY)["forms"]
+    for form in forms.values():
+        same_weights(form, ACCURACY)
     kinds = list(dict.fromkeys(kind for form in forms.values() for kind in form["kinds"]))
     rows = [[spoken(kind), *(percent(form["kinds"].get(kind)) for form in forms.values())] for kind in kinds]
     rows.append(["**all**", *(f"**{percent(form['all'])}**" for form in forms.values())])
@@ -136,6 +139,7 @@ def accuracy(root: Path) -> str:
 def scenes(root: Path) -> str:
     """The bundled model with fewer image tokens: one row per method, one column per budget."""
     result = read_result(root, SCENES)
+    same_weights(result, SCENES)
     rows: Sequence[Mapping[str, Any]] = result["rows"]
     budgets = sorted({row["keep"] for row in rows if row["keep"] < 1}, reverse=True)
     labels = list(dict.fromkeys(_label(row) for row in rows if row["keep"] < 1))
@@ -217,6 +221,12 @@ def read_result(root: Path, path: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise StaleError(f"{path} is no JSON ({error}); make it anew: {MADE_BY[path]}") from error
     return found
+
+
+def same_weights(measured: Mapping[str, Any], path: str) -> None:
+    """Raise StaleError if this was measured on other weights than the bundled ones."""
+    if measured.get("weights", tiny.fingerprint()) != tiny.fingerprint():
+        raise StaleError(f"{path} was measured on other weights than the bundled ones; make it anew: {MADE_BY[path]}")
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -58,7 +58,7 @@ def test_a_missing_folder_is_named(tmp_path: Any) -> None:
 def test_the_processor_gives_the_pixels_of_training(loaded: tuple[Any, Any]) -> None:
     picture, _ = render(sample_scene(0))
     seen = loaded[1](text="<image>", images=picture, return_tensors="pt")
-    drawn = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, 96, 96, 3)
+    drawn = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(1, TINY.side, TINY.side, 3)
     torch.testing.assert_close(seen["pixel_values"], normalise(drawn))
 
 
@@ -113,7 +113,7 @@ def test_it_answers_the_example_both_ways(loaded: tuple[Any, Any]) -> None:
 
 @pytest.mark.parametrize(("form", "floor"), [("text", 0.93), ("letter", 0.91), ("free", 0.91)])
 def test_it_answers_new_questions(loaded: tuple[Any, Any], form: str, floor: float) -> None:
-    """Floors leave room for chance: at least three standard errors of 66 questions below results/tiny.json."""
+    """Floors leave room for chance: at least three standard errors of 84 questions below results/tiny.json."""
     assert evaluate(*loaded, items(form, per_kind=6, seed=9))["all"]["accuracy"] >= floor
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,10 +31,11 @@ def test_auc_of_nothing_to_tell_apart() -> None:
 
 
 def test_embeddings_that_hold_the_truth_are_found_out() -> None:
-    """A projector replaced by one that speaks the words of each patch's owner: every area is 1, lengths tell too."""
+    """A projector replaced by one that speaks the words of each patch's owner; lengths tell too, as background is short."""
     scene = sample_scene(4)
     asked = ask_surely("colour", scene, random.Random(0))
-    assert asked is not None
+    assert asked is not None and len(asked.needs) == 1
+    asked = replace(asked, question=f"{scene.things[asked.needs[0]].name}?", options=("yes", "no"))
     torch.manual_seed(0)
     model, processor = build_model(TINY).eval(), build_processor(TINY)
     words = model.model.language_model.embed_tokens.weight
@@ -48,7 +50,9 @@ def test_embeddings_that_hold_the_truth_are_found_out() -> None:
                 told[patch] = 0.1 * torch.randn(TINY.width) / TINY.width**0.5
         model.model.multi_modal_projector.forward = lambda features: told[None]
         found = areas(model, processor, scene, asked)
-        assert found["word"] > 0.97 and found["length"] == 1.0
+        assert found["word"] > 0.97 and found["length"] == 1.0 and found["similarity"] > 0.97
+        wrong = replace(asked, needs=tuple({0, 1, 2} - set(asked.needs)))
+        assert areas(model, processor, scene, wrong)["similarity"] < 0.9, "the needed patches count"
         assert 0 <= found["cls"] <= 1
         model.model.multi_modal_projector.forward = lambda features: torch.nn.functional.normalize(
             torch.randn(1, TINY.patches, TINY.width), dim=-1

@@ -65,7 +65,47 @@ def test_the_place_of_the_right_option_says_nothing(kind: str) -> None:
 def test_yes_and_no_are_balanced() -> None:
     for kind in ("exist", "relation_yes_no"):
         yes = sum(question.answer == "yes" for _, question in _questions(kind, 600))
-        assert 0.4 < yes / 600 < 0.65
+        assert 0.43 < yes / 600 < 0.57
+
+
+@pytest.mark.parametrize("kind", ["two_hop", "three_hop"])
+def test_no_hop_can_be_skipped(kind: str) -> None:
+    """Put the first thing elsewhere, and the answer often changes; the noun alone never tells which thing is meant."""
+    changed = asked = 0
+    for scene, question in _questions(kind, 200):
+        noun = question.question.split(" closest to ")[0].split(" the ", 1)[1].split()[0]
+        fitting = [t for t in scene.things if noun in (t.shape, t.colour, t.size, t.pattern, "object")]
+        assert len(fitting) > 1 or noun == "object"
+        first = question.needs[0]
+        for x, y in ((15.0, 15.0), (97.0, 15.0), (15.0, 97.0), (97.0, 97.0)):
+            moved = replace(scene.things[first], x=x, y=y)
+            things = (*scene.things[:first], moved, *scene.things[first + 1 :])
+            answer = solve(question.question, replace(scene, things=things))
+            asked += answer is not None
+            changed += answer not in (None, question.answer)
+    assert changed > 0.4 * asked > 100
+
+
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_the_size_of_a_number_says_little_about_the_count(which: int) -> None:
+    """The smallest, the second and the largest of the options are right less than half of the time."""
+    some = _questions("count", 600)
+    hits = sum(sorted(question.options, key=int)[which] == question.answer for _, question in some)
+    assert hits < 0.5 * len(some)
+
+
+@pytest.mark.parametrize("kind", ["which_relation", "two_hop", "three_hop", "compare", "odd_one_out", "number"])
+def test_what_the_question_names_says_little(kind: str) -> None:
+    """Leaving out the options whose words stand in the question, or those whose words do not, is no way to guess."""
+    some = _questions(kind, 600)
+    for keep_named in (True, False):
+        chances = []
+        for _, question in some:
+            left = [o for o in question.options if all(w in question.question for w in o.split()) == keep_named]
+            left = left or list(question.options)
+            chances.append((question.answer in left) / len(left))
+        blind = sum(1 / len(question.options) for _, question in some) / len(some)
+        assert sum(chances) / len(chances) < blind + 0.1
 
 
 def test_unknown_kinds_and_wordings_are_refused() -> None:
@@ -108,7 +148,7 @@ def test_captions_are_judged_without_regard_to_order() -> None:
 
 
 def test_hops_are_hops() -> None:
-    """A question of n hops needs n + 1 things, and words of no other thing but the first are given away."""
+    """A question of n hops needs n + 1 things, and names none of them but the first."""
     for kind, count in (("two_hop", 2), ("three_hop", 3)):
         for scene, question in _questions(kind, 100):
             assert len(question.needs) == count

@@ -30,7 +30,7 @@ class Random(Scorer):
         super().__post_init__()
         object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
         if self.layer is not None:
-            object.__setattr__(self, "layer", check_count("layer", self.layer, 0))
+            object.__setattr__(self, "layer", check_count("layer", self.layer, 1))
 
     @property
     def site(self) -> Site:

@@ -1,8 +1,9 @@
 """The bundled model: a real LLaVA of a few million parameters that answers questions about coloured shapes.
 
 Four files tell the story: `scenes` (what there is to see), `questions` (what is asked), `model` (what answers) and `train`
-(how it learns). The others serve them: `words` and `start` the model; `pictures`, `vision`, `symbols`, `curriculum`,
-`packing`, `muon` and `loop` training; `solve`, `probe` and `evaluate` judge; `export` and `example` make the bundled files.
+(how it learns). The others serve them: `prompts`, `words` and `start` the model; `pictures`, `vision`, `symbols`,
+`curriculum`, `packing`, `losses`, `muon` and `loop` training; `solve`, `probe` and `evaluate` judge; `export` and `example`
+make the bundled files.
 
     model, processor = simignore.tiny.load()
 
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["EXAMPLE_OPTIONS", "EXAMPLE_QUESTION", "example", "folder", "load"]
+__all__ = ["EXAMPLE_OPTIONS", "EXAMPLE_QUESTION", "example", "fingerprint", "folder", "load"]
 
-EXAMPLE_QUESTION = "What colour is the shape left of the blue star?"
+EXAMPLE_QUESTION = "What colour is the object closest to the blue star?"
 EXAMPLE_OPTIONS = ("orange", "red", "yellow")
 
 
@@ -31,6 +32,13 @@ def folder() -> Path:
 def example() -> Path:
     """A bundled picture, a scene of the test split that training never drew."""
     return Path(__file__).parent / "example.png"
+
+
+def fingerprint(path: Path | None = None) -> str:
+    """The first 16 digits of the SHA-256 of a folder's weights: what a measurement was made on."""
+    import hashlib
+
+    return hashlib.sha256(((path or folder()) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def load(device: str = "cpu", dtype: torch.dtype | None = None, path: Path | None = None) -> tuple[Any, Any]:

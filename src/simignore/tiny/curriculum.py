@@ -1,7 +1,7 @@
 """What the decoder is asked in training: probes, copying drills, questions and captions, easy before hard.
 
 Full questions from the start stay at chance for a long time. So first come probes, the shortest text from which a fact
-can be told (`colour star` -> red; `colour left of blue star` -> green), then questions in their full wording. Copying
+can be told (`colour star` -> red; `colour object closest to blue star` -> green), then questions in their full wording. Copying
 drills need no picture: the answer is given, find its letter. They keep the induction circuit alive that letter answers
 are made with.
 """
@@ -22,7 +22,8 @@ _SMALL = ("a", "the", "is", "does", "have", "or", "in")  # words that probes lea
 IGNORED = -100  # label of positions without a loss
 LOOK_UPS = ("colour", "shape", "size", "pattern", "number", "where")
 HARD = ("exist", "relation_yes_no", "count", "compare", "odd_one_out", "two_hop", "three_hop")
-WEIGHTS = dict(zip(KINDS, (0.8, 0.8, 0.7, 0.7, 1.6, 0.8, 1.0, 1.4, 1.8, 1.6, 1.1, 1.4, 2.4, 4.0), strict=True))
+EARLY = (0.8, 0.8, 0.7, 0.7, 1.4, 0.8, 1.0, 1.4, 1.8, 1.8, 1.1, 1.6, 2.6, 2.4)  # how often each of KINDS is asked
+LATE = (0.6, 0.6, 0.6, 0.6, 1.0, 0.6, 0.8, 1.4, 1.8, 2.4, 0.9, 2.6, 2.6, 2.6)  # what is learnt last, more often
 TASKS = (*KINDS, "caption", "copy")  # what accuracies are logged for
 
 
@@ -32,7 +33,7 @@ class Mix:
     likewise with the option's text taking the rest.
 
     `look_ups` says that full questions are restricted to the look-ups and `exist`; `wordy` is the share of option
-    questions with context line.
+    questions with context line; `weights` how often each of `KINDS` is asked.
     """
 
     probe: float = 0.0
@@ -44,6 +45,7 @@ class Mix:
     free: float = 0.2
     bare: float = 0.08
     wordy: float = 0.6
+    weights: tuple[float, ...] = EARLY
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,16 @@ def mix_at(stage: str, progress: float) -> Mix:
     if stage == "copying":
         return Mix(copy=1.0)
     if stage == "symbols":
-        if progress < 0.07:
+        if progress < 0.10:
             return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
-        if progress < 0.27:
+        if progress < 0.33:
             return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
-        if progress < 0.43:
+        if progress < 0.53:
             return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
-        return Mix(probe=0.03, hard_probe=0.10, copy=0.08, caption=0.03, free=0.2, wordy=0.25)
+        return Mix(probe=0.03, hard_probe=0.10, copy=0.06, caption=0.03, free=0.2, wordy=0.25, weights=LATE)
     if progress < 0.7:
-        return Mix(probe=0.02, hard_probe=0.05, copy=0.06, caption=0.05)
-    return Mix(copy=0.03, caption=0.06, wordy=0.8)
+        return Mix(probe=0.02, hard_probe=0.05, copy=0.06, caption=0.06, weights=LATE)
+    return Mix(copy=0.03, caption=0.08, wordy=0.8, weights=LATE)
 
 
 def draw(scene: Scene, mix: Mix, rng: random.Random) -> Segment:
@@ -118,9 +120,10 @@ def question(scene: Scene, mix: Mix, rng: random.Random) -> Segment:
 
 
 def _any_question(scene: Scene, mix: Mix, free: bool, rng: random.Random) -> Question:
+    weights = dict(zip(KINDS, mix.weights, strict=True))
     kinds = (*LOOK_UPS, "exist") if mix.look_ups else KINDS
     while True:
-        asked = ask_surely(rng.choices(kinds, [WEIGHTS[kind] for kind in kinds])[0], scene, rng)
+        asked = ask_surely(rng.choices(kinds, [weights[kind] for kind in kinds])[0], scene, rng)
         if asked is not None and (asked.free or not free):
             return asked
 
@@ -137,11 +140,11 @@ def probe(scene: Scene, rng: random.Random) -> Segment:
 
 
 def hard_probe(scene: Scene, rng: random.Random) -> Segment:
-    """A fact about two things, or about all, in the words that matter: `colour left of blue star`."""
+    """A fact about two things, or about all, in the words that matter: `colour object closest to blue star`."""
     if rng.random() < 0.2:
         return _where_probe(rng.choice(scene.things), rng)
     while True:
-        kind = rng.choices(HARD, (1, 2, 1, 1, 1, 2, 6))[0]
+        kind = rng.choices(HARD, (1, 2, 1.5, 1, 1.5, 4, 4))[0]
         asked = ask(kind, scene, rng)
         if asked is not None:
             words = asked.question[:-1].replace(",", "").split()
@@ -151,7 +154,7 @@ def hard_probe(scene: Scene, rng: random.Random) -> Segment:
                 "count": (2, -2),  # (How many) red objects (are there)
                 "compare": (2, None),  # (Which is) larger the red star or the blue ring
                 "odd_one_out": (6, None),  # (Which is the odd one out) in size the red star the blue ring or ...
-                "two_hop": (1, None),  # (What) colour is the star left of the blue ring
+                "two_hop": (1, None),  # (What) colour is the star closest to the blue ring
                 "three_hop": (1, None),
             }[kind]
             short = [word for word in words[first:last] if word not in _SMALL]

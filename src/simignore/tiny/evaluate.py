@@ -29,7 +29,8 @@ from PIL import Image
 from simignore.methods import Method, Random
 from simignore.wording import NO_CONTEXT
 
-from . import folder, load
+from . import fingerprint, folder, load
+from .model import scale_of
 from .prompts import BRIEFLY, DESCRIBE, caption, free_prompt, option_prompt, same_caption
 from .questions import KINDS, ask_surely
 from .scenes import SPLITS, render, sample_scene
@@ -44,7 +45,7 @@ FORMS = {
     "caption": f"`{DESCRIBE}`, right if every word about every thing is",
 }
 FEW = 0.125  # share of image tokens that stay in the test of the bed
-_APART = 100_000  # scenes of one evaluation seed
+APART = 100_000  # scenes of one evaluation seed
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,18 @@ class Item:
 
 
 def items(form: str, per_kind: int, seed: int = 0, split: str = "test") -> list[Item]:
-    """Draw `per_kind` prompts of each kind, each about a scene of its own.
+    """Draw `per_kind` prompts of each kind, each about a scene of its own. `text` and `letter` ask the same questions.
 
-    Raises ValueError for an unknown form and for seeds beyond the split.
+    Raises ValueError for an unknown form, for seeds beyond the split, and for more questions than a seed has scenes.
     """
     if form not in FORMS:
         raise ValueError(f"there is no form {form!r}; choose one of {', '.join(FORMS)}")
-    start = SPLITS[split].start + seed * _APART
-    if seed < 0 or start + _APART > SPLITS[split].stop:
-        raise ValueError(f"seed {seed} lies outside the {split} split; choose 0 to {len(SPLITS[split]) // _APART - 1}")
+    start = SPLITS[split].start + seed * APART
+    if seed < 0 or start + APART > SPLITS[split].stop:
+        raise ValueError(f"seed {seed} lies outside the {split} split; choose 0 to {len(SPLITS[split]) // APART - 1}")
     if form == "caption":
         return [Item("caption", s, DESCRIBE, caption(sample_scene(s))) for s in range(start, start + per_kind)]
-    rng, found, scene = random.Random(f"{form}/{seed}"), [], start
+    rng, found, scene = random.Random(f"{seed}"), [], start
     for kind in KINDS:
         left = per_kind
         while left:
@@ -78,6 +79,10 @@ def items(form: str, per_kind: int, seed: int = 0, split: str = "test") -> list[
             if item:
                 found.append(item)
                 left -= 1
+    if scene > start + APART:
+        raise ValueError(
+            f"{per_kind} questions of each kind need more than the {APART:,} scenes of one seed; ask fewer"
+        )
     return found
 
 
@@ -117,7 +122,7 @@ def evaluate(
     right: dict[str, list[bool]] = {}
     for start in range(0, len(some), batch):
         part = some[start : start + batch]
-        images = [render(sample_scene(item.scene))[0] for item in part]
+        images = [render(sample_scene(item.scene), scale_of(model))[0] for item in part]
         told = answer(model, processor, images, [item.prompt for item in part], method)
         for item, text in zip(part, told, strict=True):
             right.setdefault(item.kind, []).append(_right(item, text))
@@ -129,20 +134,23 @@ def _right(item: Item, told: str) -> bool:
     return same_caption(told, sample_scene(item.scene)) if item.kind == "caption" else told == item.answer
 
 
-def bed(model: Any, processor: Any, some: Sequence[Item]) -> dict[str, Any]:
+def bed(model: Any, processor: Any, some: Sequence[Item], only: Sequence[str] = ()) -> dict[str, Any]:
     """Whether methods can be told apart on this model: accuracy with all image tokens, with one random token (what can
-    be guessed), and with `FEW` of them at random, cut before the decoder or before each of its layers."""
+    be guessed), and with `FEW` of them at random, cut before the decoder or before each of its layers. `only` names
+    some of these cuts."""
     layers = model.config.text_config.num_hidden_layers
     cuts = {"all": None, "one token": Random(keep=1), "before the decoder": Random(keep=FEW)}
     cuts |= {f"before layer {layer}": Random(keep=FEW, layer=layer) for layer in range(1, layers)}
     found = {}
     for name, method in cuts.items():
+        if only and name not in only:
+            continue
         found[name] = {"method": repr(method), **evaluate(model, processor, some, method=method)}
         logger.info("%s %s", name, found[name]["all"]["accuracy"])
     return found
 
 
-def embeddings(model: Any, processor: Any, count: int, seed: int = 0) -> dict[str, float]:
+def embeddings(model: Any, processor: Any, count: int, seed: int = 0, split: str = "test") -> dict[str, Any]:
     """What embeddings say about `count` scenes and one question about each, as areas under the ROC curve, means over
     scenes (0.5 says nothing).
 
@@ -154,7 +162,7 @@ def embeddings(model: Any, processor: Any, count: int, seed: int = 0) -> dict[st
 
     from .probe import areas
 
-    rng, start = random.Random(f"embeddings/{seed}"), SPLITS["test"].start + seed * _APART
+    rng, start = random.Random(f"embeddings/{seed}"), SPLITS[split].start + seed * APART
     sums: dict[str, list[float]] = {}
     for number in range(count):
         scene = sample_scene(start + number)
@@ -165,7 +173,7 @@ def embeddings(model: Any, processor: Any, count: int, seed: int = 0) -> dict[st
             for name, area in areas(model, processor, scene, asked).items():
                 if not math.isnan(area):
                     sums.setdefault(name, []).append(area)
-    return {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
+    return {"areas": {name: round(sum(values) / len(values), 4) for name, values in sums.items()}, "scenes": count}
 
 
 def share(hits: Sequence[bool]) -> dict[str, Any]:
@@ -180,13 +188,14 @@ def share(hits: Sequence[bool]) -> dict[str, Any]:
     }
 
 
-def surroundings() -> dict[str, Any]:
-    """Versions, hardware and the command line, to stand beside measured numbers."""
+def surroundings(path: Path) -> dict[str, Any]:
+    """Versions, hardware, the command line and what was measured, to stand beside measured numbers."""
     import torch
     import transformers
 
     return {
         "command": "python -m simignore.tiny.evaluate " + " ".join(sys.argv[1:]),
+        "weights": fingerprint(path),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -200,8 +209,10 @@ def main() -> None:
     parser.add_argument("--per-kind", type=int, default=2000, help="questions of each kind (captions: in all)")
     parser.add_argument("--form", nargs="*", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--bed", type=int, default=0, help="questions of each kind to cut the image under")
+    parser.add_argument("--cut", nargs="*", default=(), help="of the cuts of --bed only these")
     parser.add_argument("--embeddings", type=int, default=0, help="scenes to look at the embeddings of")
-    parser.add_argument("--seed", type=int, default=0, help="which part of the test split, 0 to 9")
+    parser.add_argument("--seed", type=int, default=0, help="which part of the split, 0 to 9")
+    parser.add_argument("--split", choices=["validation", "test"], default="test")
     parser.add_argument("--model", type=Path, default=folder(), help="exported folder")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="to compute in")
@@ -211,21 +222,24 @@ def main() -> None:
     import torch
 
     model, processor = load(arguments.device, getattr(torch, arguments.dtype), arguments.model)
+    seed, split = arguments.seed, arguments.split
     jobs: dict[str, Callable[[], dict[str, Any]]] = {
-        form: partial(_form, model, processor, form, arguments.per_kind, arguments.seed) for form in arguments.form
+        form: partial(_form, model, processor, form, items(form, arguments.per_kind, seed, split))
+        for form in arguments.form
     }
     if arguments.bed:
-        jobs["bed"] = partial(bed, model, processor, items("text", arguments.bed, arguments.seed))
+        jobs["bed"] = partial(bed, model, processor, items("text", arguments.bed, seed, split), arguments.cut)
     if arguments.embeddings:
-        jobs["embeddings"] = partial(embeddings, model, processor, arguments.embeddings, arguments.seed)
+        jobs["embeddings"] = partial(embeddings, model, processor, arguments.embeddings, seed, split)
     for name, job in jobs.items():
         began = time.time()
-        measured = {**job(), "seed": arguments.seed, **surroundings(), "seconds": round(time.time() - began, 1)}
+        measured = {**job(), "seed": seed, "split": split, **surroundings(arguments.model)}
+        measured["seconds"] = round(time.time() - began, 1)
         _store(arguments.out, name, measured)
 
 
-def _form(model: Any, processor: Any, form: str, per_kind: int, seed: int) -> dict[str, Any]:
-    measured = evaluate(model, processor, items(form, per_kind, seed))
+def _form(model: Any, processor: Any, form: str, some: Sequence[Item]) -> dict[str, Any]:
+    measured = evaluate(model, processor, some)
     logger.info("%s %s", form, {k: v["accuracy"] for k, v in ({"all": measured["all"]} | measured["kinds"]).items()})
     return {"what": FORMS[form], **measured}
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -45,23 +43,17 @@ def export_run(run: Path, to: Path) -> None:
 
 
 def _record(run: Path) -> dict[str, Any]:
-    """Stages with their seconds, steps and last logged figures, and what they ran on."""
+    """Settings, machine and commands of the run; of each stage what its checkpoint says and the last logged figures."""
     import torch
-    import transformers
 
     stages: dict[str, Any] = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         entry = json.loads(line)
         stages.setdefault(entry.pop("stage"), {}).update(entry)
-    return {
-        **json.loads((run / "run.json").read_text()),
-        "minutes": {name: round(stage["seconds"] / 60, 1) for name, stage in stages.items()},
-        "stages": stages,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-    }
+    for name, stage in stages.items():
+        state = torch.load(run / f"{name}.pt", map_location="cpu", weights_only=True)
+        stage.update(step=state["step"], seconds=round(state["elapsed"], 1), finished=state["finished"])
+    return {**json.loads((run / "run.json").read_text()), "stages": stages}
 
 
 if __name__ == "__main__":

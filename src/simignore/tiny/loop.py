@@ -1,7 +1,8 @@
 """The training loop that every stage shares: timing, data parallelism, optimisers, log, checkpoints and resuming.
 
 A stage is a loss of `(random numbers, progress)` and a number of steps. Its data follow from seed, stage, process and
-step alone, so a killed run goes on from its last checkpoint with the batches it would have had.
+step alone, so a killed run goes on from its last checkpoint with the batches that it would have had; another number of
+processes is refused.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def train(plan: Plan, worker: Worker, parts: dict[str, nn.Module], loss_of: Loss
     file = worker.folder / f"{plan.name}.pt"
     optimisers = _optimisers(plan, parts)
     parameters = [p for o in optimisers for group in o.param_groups for p in group["params"]]
-    elapsed, step = _resume(file, parts, optimisers)
+    elapsed, step = _resume(file, parts, optimisers, worker)
     saved = before = time.time()
     sums: dict[str, list[float]] = {}
     while step < plan.steps:
@@ -104,7 +105,8 @@ def train(plan: Plan, worker: Worker, parts: dict[str, nn.Module], loss_of: Loss
         if worker.rank == 0 and step % 100 == 0:
             _log(worker.folder, plan.name, step, elapsed, sums)
         if worker.rank == 0 and (now - saved > SAVE_EVERY or step == plan.steps):
-            _save(file, parts, optimisers, {"elapsed": elapsed, "step": step, "finished": step == plan.steps})
+            where = {"elapsed": elapsed, "step": step, "processes": worker.processes, "finished": step == plan.steps}
+            _save(file, parts, optimisers, where)
             saved = now
     if worker.rank == 0 and sums:
         _log(worker.folder, plan.name, step, elapsed, sums)
@@ -112,15 +114,21 @@ def train(plan: Plan, worker: Worker, parts: dict[str, nn.Module], loss_of: Loss
         dist.barrier()
 
 
-def spawn(work: Callable[..., None], calls: list[tuple[Any, ...]]) -> None:
-    """Run `work(*call, port)` in a process for each call, all at once; `port` is free for them to meet at.
+def spawn(work: Callable[..., None], calls: list[tuple[Any, ...]]) -> Callable[[], None]:
+    """Start `work(*call, port)` in a process for each call; `port` is free for them to meet at.
 
-    If one fails, the others are stopped and its error is raised.
+    Returns a function that waits for them. If one fails, it stops the others and raises that error.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    start_processes(_call, (work, calls, port), nprocs=len(calls), start_method="spawn")  # type: ignore[no-untyped-call]
+    some = start_processes(_call, (work, calls, port), nprocs=len(calls), join=False, start_method="spawn")  # type: ignore[no-untyped-call]
+
+    def wait() -> None:
+        while not some.join():
+            pass
+
+    return wait
 
 
 def _call(number: int, work: Callable[..., None], calls: list[tuple[Any, ...]], port: int) -> None:
@@ -169,11 +177,11 @@ def _optimisers(plan: Plan, parts: dict[str, nn.Module]) -> list[torch.optim.Opt
         others.append({"params": outer, "peak": rate, "weight_decay": plan.decay})
         others.append({"params": flat, "peak": rate, "weight_decay": 0.0})
     others = [group for group in others if group["params"]]
-    adam: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.98))]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=plan.rate, betas=(0.9, 0.98))]
     matrices = [group for group in matrices if group["params"]]
     if matrices:
-        adam.append(SharedMuon(matrices, lr=plan.rate))
-    return adam
+        found.append(SharedMuon(matrices, lr=plan.rate))
+    return found
 
 
 def _set_rates(optimisers: list[torch.optim.Optimizer], plan: Plan, step: int) -> None:
@@ -183,11 +191,18 @@ def _set_rates(optimisers: list[torch.optim.Optimizer], plan: Plan, step: int) -
             group["lr"] = group["peak"] * wave * min(1.0, (step + 1) / plan.warmup)
 
 
-def _resume(file: Path, parts: dict[str, nn.Module], optimisers: list[torch.optim.Optimizer]) -> tuple[float, int]:
+def _resume(
+    file: Path, parts: dict[str, nn.Module], optimisers: list[torch.optim.Optimizer], worker: Worker
+) -> tuple[float, int]:
     if not file.exists():
         return 0.0, 0
-    restore(file, parts)
     state = torch.load(file, map_location="cpu", weights_only=True)
+    if state["processes"] != worker.processes:
+        raise ValueError(
+            f"{file} was written by {state['processes']} processes, and {worker.processes} would draw other batches; go on "
+            f"with --processes {state['processes']}, or start anew in another folder"
+        )
+    restore(file, parts)
     for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
         optimiser.load_state_dict(saved)
     logger.info("%s: resumed at step %d after %.0f s", file.stem, state["step"], state["elapsed"])

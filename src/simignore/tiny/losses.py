@@ -81,5 +81,5 @@ def accuracy(logits: Tensor, label: Tensor, task: Tensor, blinded: Tensor) -> di
     groups = {name: told & (task == number) & ~letter for number, name in enumerate(TASKS)}
     groups["copy"] = told & (task == TASKS.index("copy"))
     groups["letter"] = letter & (task != TASKS.index("copy"))
-    groups["blind"], groups["open"] = told & blinded, told & ~blinded
+    groups["blinded"], groups["open"] = told & blinded, told & ~blinded
     return {name: right[group].mean().item() for name, group in groups.items()}

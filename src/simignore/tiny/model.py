@@ -34,7 +34,7 @@ class TinyConfig:
     inner: int = 384
     positions: int = 2048  # longest prompt and answer, in tokens
     look_back: tuple[int, ...] = (0, 1)  # decoder layers with a head that starts by looking one token back
-    match: tuple[int, ...] = (4, 5, 6, 7)  # decoder layers with heads that start by matching equal words
+    match: tuple[int, ...] = (4, 5, 6, 7, 8, 9)  # decoder layers with heads that start by matching equal words
     blind: int = 4  # first decoder layers in which, in most of training, text cannot look at the picture
 
     @property
@@ -53,8 +53,13 @@ class TinyConfig:
         return self.grid**2
 
 
+def scale_of(model: Any) -> int:
+    """Pixels per unit of a scene in the pictures that a model of this module sees."""
+    return int(model.config.vision_config.image_size) // SIDE
+
+
 TINY = TinyConfig()  # shipped: 196 image tokens
-SMALL = TinyConfig(width=128, layers=6, inner=256, match=(2, 3, 4), blind=2)  # for experiments that need many runs
+SMALL = TinyConfig(width=128, layers=6, inner=256, match=(2, 3, 4, 5), blind=2)  # for experiments that need many runs
 LARGE = TinyConfig(  # 576 image tokens, for a GPU
     scale=3,
     patch=14,
@@ -65,7 +70,7 @@ LARGE = TinyConfig(  # 576 image tokens, for a GPU
     layers=14,
     heads=8,
     inner=1408,
-    match=(5, 6, 7, 8, 9),
+    match=(5, 6, 7, 8, 9, 10, 11),
     blind=5,
 )
 SIZES = {"tiny": TINY, "small": SMALL, "large": LARGE}
@@ -82,7 +87,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %} ASSISTANT:{% endif %}"
 )
-NEW_TOKENS = 64  # longest caption: eight things of up to seven words and their commas
+NEW_TOKENS = 64  # longest caption: eight things of up to five words and their commas
 
 
 def vision_config(config: TinyConfig) -> Any:

@@ -60,7 +60,7 @@ class SharedMuon(torch.optim.Optimizer):
                 p.add_(next(updates), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
 
     def _push(self, p: nn.Parameter) -> Tensor:
-        """Update the momentum and return Nesterov's direction. A matrix without a gradient keeps its momentum."""
+        """Update the momentum and return Nesterov's direction. No gradient counts as one of zeros."""
         state = self.state[p]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)

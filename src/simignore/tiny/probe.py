@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from simignore.wording import lettered
 
+from .model import scale_of
 from .questions import Question
-from .scenes import COLOURS, SHAPES, SIDE, Scene, patch_owner, render
+from .scenes import COLOURS, SHAPES, Scene, patch_owner, render
 from .words import VOCABULARY, encode
 
 
@@ -20,9 +21,8 @@ def areas(model: Any, processor: Any, scene: Scene, asked: Question) -> dict[str
 
     See `evaluate.embeddings` for what each is.
     """
-    config = model.config.vision_config
-    image, owner = render(scene, config.image_size // SIDE)
-    owner_of = patch_owner(owner, config.patch_size)  # [N]
+    image, owner = render(scene, scale_of(model))
+    owner_of = patch_owner(owner, model.config.vision_config.patch_size)  # [N]
     seen, attention = _image(model, processor, image)
     embedding = model.model.language_model.embed_tokens.weight.float()
     words = embedding[encode(f"{asked.question} {lettered(asked.options)}")]

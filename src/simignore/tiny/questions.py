@@ -1,11 +1,13 @@
 """Questions about a scene, each with its answer, its options and the things that one must look at to answer it.
 
-Fourteen kinds, from look-ups (`What colour is the star?`) to three hops (`What colour is the star above the object left
-of the blue ring?`). `ask` either finds a question of the kind that has exactly one right answer, or returns None.
+Fourteen kinds, from look-ups (`What colour is the star?`) to three hops (`What colour is the object closest to the
+large object closest to the blue ring?`). `ask` either finds a question of the kind that has exactly one right answer, or
+returns None.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -16,6 +18,7 @@ from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIDE, SIZES, Scene
 RELATIONS = ("left of", "right of", "above", "below")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 CLEAR = 6.0  # units by which centres must differ for a relation to count as true or false
+NEARER = 6.0  # units by which the closest thing must be closer than the next
 CENTRE = 5.0  # units around the middle lines in which `where` is not asked
 
 
@@ -24,8 +27,8 @@ class Question:
     """One question about a scene.
 
     `options` are distinct, in the order shown, and hold `answer` once. `needs` are indices into `scene.things`: with
-    any other thing taken away the answer stays right. `free` says that the answer is the only right one even
-    without options. `context` is the text of the context line, or None for no such line.
+    any other thing taken away the answer stays right (they are not always the fewest such). `free` says that the answer
+    is the only right one even without options. `context` is the text of the context line, or None for no such line.
     """
 
     kind: str
@@ -85,6 +88,14 @@ def holds(one: Thing, relation: str, other: Thing) -> bool | None:
     return None if abs(margin) <= CLEAR else margin > 0
 
 
+def closest(things: tuple[Thing, ...], j: int, others: list[int]) -> int | None:
+    """Which of `others` has its centre closest to that of thing `j`; None if there is none, or it is too close to say."""
+    apart = {i: math.hypot(things[i].x - things[j].x, things[i].y - things[j].y) for i in others}
+    near = sorted(others, key=lambda i: apart[i])
+    clear = len(near) == 1 or (len(near) > 1 and apart[near[1]] - apart[near[0]] > NEARER)
+    return near[0] if clear else None
+
+
 def _others(words: list[str], pool: tuple[str, ...], rng: random.Random) -> tuple[str, ...]:
     """False answers: those that another thing of the scene would give first, then any."""
     return tuple(rng.sample(words, len(words)) + rng.sample(pool, len(pool)))
@@ -118,10 +129,9 @@ def _number(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
     if rng.random() < 0.7:
         wrong = _others([str(things[j].number) for j in others], NUMBERS, rng)
         return _Draft(f"What number is on the {things[i].name}?", number, wrong, (i,))
-    if len(things) < 2 or any(things[j].number == number for j in others):
+    if len(others) < 2 or any(things[j].number == number for j in others):
         return None
-    rest = [j for j in range(len(things)) if j != i]
-    wrong = tuple(things[j].name for j in sorted(rng.sample(rest, len(rest)), key=lambda j: j not in others))
+    wrong = tuple(things[j].name for j in rng.sample(others, len(others)))
     return _Draft(f"Which object has the number {number}?", things[i].name, wrong, (i,))
 
 
@@ -144,16 +154,17 @@ def _where(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
     return _Draft(f"Where is the {thing.name}?", thing.corner, tuple(rng.sample(CORNERS, len(CORNERS))), (i,))
 
 
-def _exist(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
+def _exist(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
     """Half the time of something that is there; else of a pair that is not, mostly mixed from two things that are."""
     everyone = tuple(range(len(things)))
     if rng.random() < 0.5:
         i = rng.choice(everyone)
         return _Draft(f"Is there a {things[i].name}?", "yes", ("no",), (i,))
-    colour = rng.choice(things).colour if rng.random() < 0.7 else rng.choice(list(COLOURS))
-    shape = rng.choice(things).shape if rng.random() < 0.7 else rng.choice(SHAPES)
-    if any(thing.name == f"{colour} {shape}" for thing in things):
-        return None
+    names = {thing.name for thing in things}
+    colour, shape = things[0].colour, things[0].shape
+    while f"{colour} {shape}" in names:
+        colour = rng.choice(things).colour if rng.random() < 0.7 else rng.choice(list(COLOURS))
+        shape = rng.choice(things).shape if rng.random() < 0.7 else rng.choice(SHAPES)
     needs = tuple(i for i in everyone if things[i].colour == colour or things[i].shape == shape)
     return _Draft(f"Is there a {colour} {shape}?", "no", ("yes",), needs or everyone)
 
@@ -169,30 +180,28 @@ def _relation_yes_no(things: tuple[Thing, ...], rng: random.Random) -> _Draft | 
 
 
 def _which_relation(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
-    j, relation = rng.randrange(len(things)), rng.choice(RELATIONS)
-    truths = {i: holds(things[i], relation, things[j]) for i in range(len(things)) if i != j}
-    right = [i for i, truth in truths.items() if truth]
-    wrong = [i for i, truth in truths.items() if truth is False]
-    if not right or not wrong:
+    j = rng.randrange(len(things))
+    others = [i for i in range(len(things)) if i != j]
+    i = closest(things, j, others)
+    if i is None:
         return None
-    i, wrong = rng.choice(right), rng.sample(wrong, min(2, len(wrong)))
-    text = f"Which object is {relation} the {things[j].name}?"
-    alone = len(right) == 1 and None not in truths.values()
-    return _Draft(text, things[i].name, tuple(things[k].name for k in wrong), (j, i, *wrong), alone)
+    wrong = tuple(things[k].name for k in rng.sample(others, len(others)))
+    return _Draft(f"Which object is closest to the {things[j].name}?", things[i].name, wrong, (j, i))
 
 
 def _count(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
+    """All numbers that some word gives are equally likely but 0, or most answers would be 0 and 1."""
     everyone = tuple(range(len(things)))
-    by = rng.choices(("colour", "shape", "size", "pattern", "all"), (0.3, 0.3, 0.15, 0.15, 0.1))[0]
-    if by == "all":
-        needs, what = everyone, "objects"
-    else:
-        pool = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES, "pattern": PATTERNS}[by]
-        word = getattr(rng.choice(things), by) if rng.random() < 0.85 else rng.choice(pool)
-        needs = tuple(i for i in everyone if getattr(things[i], by) == word)
-        what = f"{word} {'shapes' if by == 'shape' else 'objects'}"
-    right = len(needs)
-    wrong = tuple(str(n) for n in (right - 1, right + 1, right + 2, right - 2) if 0 <= n <= MOST)
+    fitting = {"objects": everyone}
+    for by, pool in (("colour", tuple(COLOURS)), ("shape", SHAPES), ("size", SIZES), ("pattern", PATTERNS)):
+        noun = "shapes" if by == "shape" else "objects"
+        for word in pool:
+            fitting[f"{word} {noun}"] = tuple(i for i in everyone if getattr(things[i], by) == word)
+    right = 0 if rng.random() < 0.1 else rng.choice(sorted({len(some) for some in fitting.values()} - {0}))
+    what = rng.choice([what for what, some in fitting.items() if len(some) == right])
+    needs = fitting[what]
+    first = rng.randint(max(0, right - 3), min(right, MOST - 3))  # of four numbers in a row, so that rank says little
+    wrong = tuple(str(n) for n in rng.sample(range(first, first + 4), 4))
     return _Draft(f"How many {what} are there?", str(right), wrong, needs or everyone)
 
 
@@ -222,15 +231,15 @@ def _odd_one_out(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None
 
 
 def _two_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
-    """An attribute of what stands beside a thing."""
+    """An attribute of what is closest to a thing."""
     j = rng.randrange(len(things))
-    asked = rng.choices(("colour", "shape", "pattern"), (0.45, 0.4, 0.15))[0]
+    asked = rng.choices(("colour", "shape", "pattern"), (0.4, 0.4, 0.2))[0]
     step = _beside(things, j, asked, rng)
     return None if step is None else _attribute(things, asked, f"{step[1]} the {things[j].name}", (j, step[0]), rng)
 
 
 def _three_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
-    """An attribute of what stands beside what stands beside a thing."""
+    """An attribute of what is closest to what is closest to a thing."""
     j = rng.randrange(len(things))
     asked = rng.choice(("colour", "shape"))
     first = _beside(things, j, rng.choice(("colour", "shape", "pattern")), rng)
@@ -242,24 +251,19 @@ def _three_hop(things: tuple[Thing, ...], rng: random.Random) -> _Draft | None:
 
 
 def _beside(things: tuple[Thing, ...], j: int, asked: str, rng: random.Random) -> tuple[int, str] | None:
-    """The only thing in some relation to thing `j`, and words for it: `object left of`, or narrower `star left of`.
+    """The thing closest to thing `j`, and words for it: `object closest to`, or narrower `large object closest to`.
 
-    The words do not give its attribute `asked` away. None if this draw has no such thing.
+    At least two things fit the noun, so that it does not give the thing away, nor its attribute `asked`. None if this
+    draw has no such thing. (A relation such as `left of` would not do: the only star left of something is the leftmost.)
     """
-    relation, noun = rng.choice(RELATIONS), "object"
-    others = [i for i in range(len(things)) if i != j]
-    narrow = rng.random()
-    if narrow < 0.4 and asked != "shape":
-        noun = things[rng.choice(others)].shape if others else noun
-        others = [i for i in others if things[i].shape == noun]
-    elif narrow < 0.4:
-        colour = things[rng.choice(others)].colour if others else ""
-        noun, others = f"{colour} object", [i for i in others if things[i].colour == colour]
-    truths = {i: holds(things[i], relation, things[j]) for i in others}
-    right = [i for i, truth in truths.items() if truth]
-    if len(right) != 1 or None in truths.values():
-        return None
-    return right[0], f"{noun} {relation}"
+    noun, others = "object", [i for i in range(len(things)) if i != j]
+    if others and rng.random() < 0.5:
+        by = rng.choice([kind for kind in ("colour", "shape", "size", "pattern") if kind != asked])
+        word = getattr(things[rng.choice(others)], by)
+        noun = word if by == "shape" else f"{word} object"
+        others = [i for i in others if getattr(things[i], by) == word]
+    i = closest(things, j, others) if len(others) > 1 else None
+    return None if i is None else (i, f"{noun} closest to")
 
 
 def _attribute(
@@ -267,7 +271,9 @@ def _attribute(
 ) -> _Draft:
     """Ask for an attribute of the last thing needed, which `phrase` describes."""
     pool = {"colour": tuple(COLOURS), "shape": SHAPES, "pattern": PATTERNS}[asked]
-    wrong = _others([getattr(other, asked) for other in things], pool, rng)
+    unnamed = [getattr(things[i], asked) for i in range(len(things)) if i != needs[0]]
+    named = getattr(things[needs[0]], asked)  # a false answer that the question names would tempt nobody
+    wrong = tuple(word for word in _others(unnamed, pool, rng) if word != named or asked == "pattern")
     if asked == "pattern":
         text = f"What pattern does the {phrase} have?"
     else:

@@ -48,7 +48,11 @@ SPLITS = {
     "test": range(11_000_000, 12_000_000),
 }
 
-_ROOMY = ("circle", "square", "ring")  # shapes that a number leaves recognisable even at medium size
+_ROOMY = (
+    "circle",
+    "square",
+    "ring",
+)  # shapes that carry a number even at medium size (it nearly fills the ring's hole)
 _OVERSAMPLE = 2  # drawn at twice the size, then averaged: smooth edges
 _DIGITS = {  # three by five dots, row by row
     "1": "010110010010111",

@@ -1,20 +1,21 @@
 """An independent judge: reads a question's words and answers it from the scene's description.
 
-It shares nothing with `questions.ask` but the geometry of `holds`, so that tests can catch an answer that does not
-follow from the words that the model is shown. Things are found by reading noun phrases, such as `star above the object
-left of the blue ring`, from the right end.
+It shares nothing with `questions.ask` but the geometry of `holds` and `NEARER`, so that tests can catch an answer that does not
+follow from the words that the model is shown. Things are found by reading noun phrases, such as `object closest to the
+star closest to the blue ring`, from the right end.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
-from .questions import holds
-from .scenes import COLOURS, SHAPES, SIDE, Scene, Thing
+from .questions import NEARER, holds
+from .scenes import COLOURS, PATTERNS, SHAPES, SIDE, SIZES, Scene, Thing
 
 Things = tuple[Thing, ...]
-_HOP = re.compile(r"(.+?) (left of|right of|above|below) the (.+)")
+_HOP = re.compile(r"(.+?) closest to the (.+)")
 
 
 class _UnclearError(Exception):
@@ -50,31 +51,21 @@ def _all(things: Things, phrase: str) -> list[Thing]:
     hop = _HOP.fullmatch(phrase)
     if hop is None:
         return [thing for thing in things if _is(thing, phrase)]
-    noun, relation, rest = hop.groups()
+    noun, rest = hop.groups()
     anchor = _one(things, rest)
-    found = []
-    for thing in things:
-        if thing is not anchor and _is(thing, noun):
-            truth = holds(thing, relation, anchor)
-            if truth is None:
-                raise _UnclearError
-            if truth:
-                found.append(thing)
-    return found
+    by_distance = {math.dist((t.x, t.y), (anchor.x, anchor.y)): t for t in things if t is not anchor and _is(t, noun)}
+    least = min(by_distance, default=0.0)
+    if any(0 < distance - least <= NEARER for distance in by_distance):
+        raise _UnclearError
+    return [by_distance[least]] if by_distance else []
 
 
 def _is(thing: Thing, noun: str) -> bool:
-    """Whether a noun of one or two words fits: `star`, `object`, `red star`, `red object`."""
-    for word in noun.split():
-        if word in COLOURS:
-            if thing.colour != word:
-                return False
-        elif word in SHAPES:
-            if thing.shape != word:
-                return False
-        elif word not in ("object", "shape"):
-            raise ValueError(f"{word!r} names no thing; use colours, shapes, 'object' and 'shape'")
-    return True
+    """Whether a noun of one or two words fits: `star`, `object`, `red star`, `large object`."""
+    known = (*COLOURS, *SHAPES, *SIZES, *PATTERNS, "object")
+    if strange := [word for word in noun.split() if word not in known]:
+        raise ValueError(f"{strange[0]!r} names no thing; use {', '.join(known)}")
+    return set(noun.split()) <= {thing.colour, thing.shape, thing.size, thing.pattern, "object"}
 
 
 def _colour(things: Things, phrase: str) -> list[str]:
@@ -116,9 +107,8 @@ def _relation(things: Things, first: str, relation: str, second: str) -> list[st
     return [] if truth is None else ["yes" if truth else "no"]
 
 
-def _which(things: Things, relation: str, phrase: str) -> list[str]:
-    anchor = _one(things, phrase)
-    return [thing.name for thing in things if thing is not anchor and holds(thing, relation, anchor)]
+def _which(things: Things, phrase: str) -> list[str]:
+    return [_one(things, f"object closest to the {phrase}").name]
 
 
 def _count(things: Things, word: str | None) -> list[str]:
@@ -147,7 +137,7 @@ _READERS: tuple[tuple[str, Callable[..., list[str]]], ...] = (
     (r"Where is the (.+)\?", _where),
     (r"Is there a (.+)\?", _exist),
     (r"Is the (.+) (left of|right of|above|below) the (.+)\?", _relation),
-    (r"Which object is (left of|right of|above|below) the (.+)\?", _which),
+    (r"Which object is closest to the (.+)\?", _which),
     (r"How many (?:(\w+) )?(?:objects|shapes) are there\?", _count),
     (r"Which is (larger|smaller), the (.+) or the (.+)\?", _compare),
     (r"Which is the odd one out in (pattern|size), the (.+), the (.+) or the (.+)\?", _odd),

@@ -3,7 +3,7 @@
 Five stages, each a loss and a number of steps:
 
 1. vision: the tower learns what each patch shows, and CLS to tell captions apart (`vision.py`);
-2. copying: the decoder learns to find the letter of an option, without a picture;
+2. copying: the decoder learns to find the letter of an option that is named;
 3. symbols: the decoder learns to reason, on symbols in place of image tokens (`symbols.py`);
 4. projector: fitted to say of a patch what its symbol would;
 5. joint: everything together, on pictures, by the answers.
@@ -18,12 +18,16 @@ import argparse
 import dataclasses
 import json
 import logging
+import os
+import platform
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from .curriculum import mix_at
@@ -39,10 +43,10 @@ logger = logging.getLogger(__name__)
 
 PLANS = (
     Plan("vision", steps=4500, batch=28, rate=1.5e-3, muon=1.5),
-    Plan("copying", steps=250, batch=24, rate=2e-3, muon=1.0),
-    Plan("symbols", steps=4500, batch=20, rate=2e-3, muon=1.5),
+    Plan("copying", steps=200, batch=24, rate=2e-3, muon=1.0),
+    Plan("symbols", steps=3000, batch=20, rate=2e-3, muon=1.5),
     Plan("projector", steps=150, batch=32, rate=2e-3, warmup=20),
-    Plan("joint", steps=3000, batch=16, rate=1.2e-3, muon=1.5, slow={"tower": 0.125, "vision_heads": 0.125}),
+    Plan("joint", steps=1300, batch=16, rate=1.2e-3, muon=1.5, slow={"tower": 0.125, "vision_heads": 0.125}),
 )
 AFTER = {  # checkpoints that a stage starts from; later ones win
     "vision": (),
@@ -51,7 +55,7 @@ AFTER = {  # checkpoints that a stage starts from; later ones win
     "projector": ("vision", "symbols"),
     "joint": ("vision", "symbols", "projector"),
 }
-TRACKS = (("vision",), ("copying", "symbols"))  # stages that need nothing of each other: a process each
+TRACKS = ((("vision",), ("copying", "symbols")), (("projector", "joint"),))  # those in one bracket run side by side
 COUNTS = {"train": 40_000, "validation": 500}  # pictures drawn ahead
 TEXT = {"copying": 124, "symbols": 124, "projector": 230, "joint": 230}  # tokens of text behind a picture
 
@@ -73,7 +77,7 @@ def run_stage(plan: Plan, worker: Worker, config: TinyConfig, pictures: dict[str
         restore(worker.folder / f"{name}.pt", parts)
     for part in parts.values():
         part.to(worker.device)
-    stage = Stage(plan, worker, config, model, heads, symbols, pictures["train"])
+    stage = Stage(plan, worker, config, model, heads, symbols, pictures["train"], aligned)
     trained, loss_of = {
         "vision": (("tower", "vision_heads"), stage.see),
         "copying": (("decoder", "head", "symbols"), stage.reason),
@@ -110,6 +114,7 @@ class Stage:
     heads: VisionHeads
     symbols: Symbols
     pictures: Pictures
+    aligned: bool
 
     def see(self, rng: random.Random, progress: float) -> tuple[Tensor, dict[str, float]]:
         """Stage 1: patches and captions."""
@@ -149,7 +154,7 @@ class Stage:
         owned = torch.from_numpy(self.pictures.owner[indices] > 0).to(device)
         uneven, gap = length_loss(image, owned)
         notes = {**notes, "cls": seen["cls"], "length_gap": gap}
-        return loss + SEEING * seeing + LENGTHS * uneven, notes
+        return loss + SEEING * seeing + (LENGTHS * uneven if self.aligned else 0), notes
 
     def _loss(
         self, image: Tensor, places: Tensor, valid: Tensor, indices: list[int], rng: random.Random, progress: float
@@ -182,42 +187,62 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if arguments.device != "cpu" and arguments.processes != 1:
         parser.error(f"--device {arguments.device} with --processes {arguments.processes}: use --processes 1")
-    _remember(arguments)
-    config = SIZES[arguments.size]
-    for split, count in COUNTS.items():
-        load(arguments.out / "pictures", split, count, arguments.processes, config.scale, config.patch)
     left = [name for name in arguments.stage if not finished(arguments.out / f"{name}.pt")]
-    together = [[name for name in track if name in left] for track in TRACKS]
-    if arguments.processes > 1 and all(together):
-        spawn(_work, [(track, arguments, 0, 1) for track in together])
-        left = [name for name in left if not any(name in track for track in together)]
-    if left:
-        count = arguments.processes
-        spawn(_work, [(left, arguments, rank, count) for rank in range(count)])
+    if not left:
+        return
+    try:
+        remember(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    config, cores = SIZES[arguments.size], os.cpu_count() or 1
+    for split, count in COUNTS.items():
+        load(arguments.out / "pictures", split, count, cores, config.scale, config.patch)
+    for together in TRACKS:
+        tracks = [[name for name in track if name in left] for track in together]
+        for wait in [_start(track, arguments) for track in tracks if track]:
+            wait()
+
+
+def _start(names: list[str], arguments: argparse.Namespace) -> Callable[[], None]:
+    """Start the processes of some stages that follow each other; the vision stage has one process."""
+    processes = 1 if names == ["vision"] else arguments.processes
+    return spawn(_work, [(names, arguments, rank, processes) for rank in range(processes)])
 
 
 def _work(names: list[str], arguments: argparse.Namespace, rank: int, processes: int, port: int) -> None:
     """Run some stages as one of several processes."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config, folder = SIZES[arguments.size], arguments.out
+    config, folder, factor = SIZES[arguments.size], arguments.out, arguments.steps
     worker = Worker.join(rank, processes, arguments.seed, folder, arguments.device, port)
     pictures = {
         split: load(folder / "pictures", split, count, 1, config.scale, config.patch) for split, count in COUNTS.items()
     }
     for plan in PLANS:
         if plan.name in names:
-            plan = dataclasses.replace(plan, steps=max(1, round(plan.steps * arguments.steps)))
+            steps, warmup = (max(1, round(count * factor)) for count in (plan.steps, plan.warmup))
+            plan = dataclasses.replace(plan, steps=steps, warmup=min(plan.warmup, warmup))
             run_stage(plan, worker, config, pictures, not arguments.unaligned)
 
 
-def _remember(arguments: argparse.Namespace) -> None:
-    """Note settings and command lines in `run.json`, for the record that is exported with the weights."""
+def remember(arguments: argparse.Namespace) -> None:
+    """Note settings, machine and command line in `run.json`, for the record that is exported with the weights.
+
+    Raises ValueError if the folder holds a run with other settings.
+    """
     file = arguments.out / "run.json"
     arguments.out.mkdir(parents=True, exist_ok=True)
+    settings = {"seed": arguments.seed, "size": arguments.size, "aligned": not arguments.unaligned}
     run = json.loads(file.read_text()) if file.exists() else {"commands": []}
-    run.update(seed=arguments.seed, size=arguments.size, aligned=not arguments.unaligned)
+    for name, value in settings.items():
+        if run.setdefault(name, value) != value:
+            raise ValueError(
+                f"{arguments.out} holds a run with {name} {run[name]!r}, not {value!r}; choose another --out, or delete it"
+            )
+    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else "CPU"
+    run["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {device}"
+    run |= {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
     run["commands"].append("python -m simignore.tiny.train " + " ".join(sys.argv[1:]))
-    file.write_text(json.dumps(run) + "\n")
+    file.write_text(json.dumps(run, indent=1) + "\n")
 
 
 if __name__ == "__main__":

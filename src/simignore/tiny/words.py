@@ -32,7 +32,7 @@ _TEXT = " ".join(
     (
         "user: assistant: context: question: options: answer:",
         "what which where is are how many there does have has a an the in of to on at and or not it",
-        "colour color shape size pattern number image picture object objects shapes larger smaller odd one out with",
+        "colour color shape size pattern number image picture object objects shapes larger smaller closest odd one out with",
         "yes no none",
         "0 1 2 3 4 5 6 7 8 9 ( ) . , ? ! - : ' \"",
         *SHAPES,
