@@ -225,7 +225,7 @@ def read_result(root: Path, path: str) -> dict[str, Any]:
 
 def same_weights(measured: Mapping[str, Any], path: str) -> None:
     """Raise StaleError if this was measured on other weights than the bundled ones."""
-    if measured.get("weights", tiny.fingerprint()) != tiny.fingerprint():
+    if measured.get("weights") != tiny.fingerprint():
         raise StaleError(f"{path} was measured on other weights than the bundled ones; make it anew: {MADE_BY[path]}")
 
 

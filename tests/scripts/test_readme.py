@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from simignore import tiny
 from simignore.families import FAMILIES
 from simignore.methods import METHODS, PRESETS
 
@@ -72,7 +73,8 @@ def test_what_is_missing_is_said(readme, tmp_path, capsys, text, said):
 
 def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):
     share = {"right": 3, "questions": 4, "accuracy": 0.75, "interval": [0.3, 0.95]}
-    text = {"torch": "2", "command": "python -m x", "what": "w", "all": share, "kinds": {"count": share}}
+    weights = {"weights": tiny.fingerprint()}
+    text = {**weights, "torch": "2", "command": "python -m x", "what": "w", "all": share, "kinds": {"count": share}}
     tiny = {"forms": {"text": text}}
     kinds = {"count": {"right": 1, "asked": 2}, "two_hop": {"right": 2, "asked": 2}}
 
@@ -87,7 +89,7 @@ def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):
     ]
     (tmp_path / "results").mkdir()
     (tmp_path / "results/tiny.json").write_text(json.dumps(tiny))
-    (tmp_path / "results/scenes.json").write_text(json.dumps({"rows": rows, "versions": {"torch": "2"}}))
+    (tmp_path / "results/scenes.json").write_text(json.dumps({"rows": rows, "versions": {"torch": "2"}, **weights}))
     told = {name: readme.SECTIONS[name](tmp_path) for name in ("accuracy", "scenes", "kinds")}
     assert "| count | 75.0 % |" in told["accuracy"] and "**75.0 %**" in told["accuracy"]
     assert (

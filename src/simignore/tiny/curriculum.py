@@ -144,7 +144,7 @@ def hard_probe(scene: Scene, rng: random.Random) -> Segment:
     if rng.random() < 0.2:
         return _where_probe(rng.choice(scene.things), rng)
     while True:
-        kind = rng.choices(HARD, (1, 2, 1.5, 1, 1.5, 4, 4))[0]
+        kind = rng.choices(HARD, (1, 3, 1.5, 1, 1.5, 5, 3))[0]
         asked = ask(kind, scene, rng)
         if asked is not None:
             words = asked.question[:-1].replace(",", "").split()

@@ -7,7 +7,8 @@ them. They remain ordinary weights that training is free to change:
   convolutions (Cordonnier, Loukas and Jaggi, "On the relationship between self-attention and convolutional layers",
   ICLR 2020). With CLIP's own initialisation, a study before this stalled at 46 % of shapes;
 - decoder: heads that look one token back, and heads that look at equal words: together the induction circuit
-  (Olsson et al., "In-context learning and induction heads", 2022) which copying an option's letter needs.
+  (Olsson et al., "In-context learning and induction heads", 2022) which copying an option's letter needs;
+- symbols: places along an axis that resemble their neighbours, so that those heads find what is close as well.
 """
 
 from __future__ import annotations
@@ -67,6 +68,19 @@ def _turn(offset: tuple[int, int], waves: Tensor) -> Tensor:
             s, c = math.sin(d * wave), math.cos(d * wave)
             blocks.append(torch.tensor([[c, s], [-s, c]]))
     return torch.block_diag(*blocks)  # type: ignore[no-untyped-call, no-any-return]
+
+
+@torch.no_grad()
+def start_places(table: Tensor) -> None:
+    """Fill a table of places along one axis `[G, D]` so that neighbours resemble each other, sines in random directions.
+
+    To heads that look at what resembles the query, close is then what equal words are: alike.
+    """
+    waves = 2 * math.pi / torch.tensor(_LENGTHS)
+    directions = nn.init.orthogonal_(torch.empty(2 * len(_LENGTHS), table.shape[1]))
+    table.copy_(
+        _WORD * math.sqrt(table.shape[1] / len(_LENGTHS)) * _sines(torch.arange(len(table)), waves) @ directions
+    )
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .packing import PREFIX
 from .pictures import ATTRIBUTES, UNNUMBERED, Pictures
+from .start import start_places
 from .words import VOCABULARY
 
 SYMBOLS = 40  # most symbols of a scene
@@ -29,7 +30,7 @@ class Symbols(nn.Module):
         self.background = nn.Parameter(torch.randn(width))
         self.across, self.down = nn.Embedding(grid, width), nn.Embedding(grid, width)
         for table in (self.across, self.down):
-            nn.init.normal_(table.weight, std=0.15)
+            start_places(table.weight)
         self.own = None if aligned else nn.Embedding(len(VOCABULARY), width)
         if self.own is not None:
             nn.init.normal_(self.own.weight, std=0.15)
