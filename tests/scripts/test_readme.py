@@ -75,7 +75,7 @@ def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):
     share = {"right": 3, "questions": 4, "accuracy": 0.75, "interval": [0.3, 0.95]}
     weights = {"weights": tiny.fingerprint()}
     text = {**weights, "torch": "2", "command": "python -m x", "what": "w", "all": share, "kinds": {"count": share}}
-    tiny = {"forms": {"text": text}}
+    forms = {"forms": {"text": text}}
     kinds = {"count": {"right": 1, "asked": 2}, "two_hop": {"right": 2, "asked": 2}}
 
     def row(method: str, keep: float, accuracy: float, label: str | None = None) -> dict[str, object]:
@@ -88,7 +88,7 @@ def test_accuracy_is_read_from_what_the_measurements_write(readme, tmp_path):
         row("Random(seed=1)", 0.5, 0.75, "chance"),
     ]
     (tmp_path / "results").mkdir()
-    (tmp_path / "results/tiny.json").write_text(json.dumps(tiny))
+    (tmp_path / "results/tiny.json").write_text(json.dumps(forms))
     (tmp_path / "results/scenes.json").write_text(json.dumps({"rows": rows, "versions": {"torch": "2"}, **weights}))
     told = {name: readme.SECTIONS[name](tmp_path) for name in ("accuracy", "scenes", "kinds")}
     assert "| count | 75.0 % |" in told["accuracy"] and "**75.0 %**" in told["accuracy"]
