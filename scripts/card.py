@@ -130,11 +130,12 @@ def training(_: Path) -> str:
         told = ", ".join(f"{k} {v:.3f}" for k, v in figures.items())
         rows.append([name, f"{stage['step']:,}", f"{stage['seconds'] / 60:.0f}", told])
     commands = "\n".join(record["commands"])
+    notes = "".join(f"\n- {note}" for note in record.get("notes", ()))
     head = ("stage", "steps", "minutes", "at the end, on training batches (vision: on held-out pictures)")
     machine = (
         f"{record['machine']}, torch {record['torch']}, transformers {record['transformers']}, seed {record['seed']}"
     )
-    return f"{markdown(head, rows)}\n\n{machine}. What was run:\n\n```\n{commands}\n```"
+    return f"{markdown(head, rows)}\n\n{machine}. What was run:\n\n```\n{commands}\n```\n{notes}"
 
 
 def _measured(root: Path) -> Mapping[str, Any]:

@@ -64,11 +64,13 @@ def mix_at(stage: str, progress: float) -> Mix:
     if stage == "symbols":
         if progress < 0.10:
             return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
-        if progress < 0.33:
+        if progress < 0.42:
             return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
-        if progress < 0.53:
+        if progress < 0.60:
             return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
-        return Mix(probe=0.03, hard_probe=0.10, copy=0.06, caption=0.03, free=0.2, wordy=0.25, weights=LATE)
+        return Mix(
+            probe=0.03, hard_probe=0.10, copy=0.06, caption=0.03, letter=0.42, free=0.2, wordy=0.25, weights=LATE
+        )
     if progress < 0.7:
         return Mix(probe=0.02, hard_probe=0.05, copy=0.06, caption=0.06, weights=LATE)
     return Mix(copy=0.03, caption=0.08, wordy=0.8, weights=LATE)

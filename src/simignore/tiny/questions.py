@@ -18,7 +18,7 @@ from .scenes import COLOURS, MOST, NUMBERS, PATTERNS, SHAPES, SIDE, SIZES, Scene
 RELATIONS = ("left of", "right of", "above", "below")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 CLEAR = 6.0  # units by which centres must differ for a relation to count as true or false
-NEARER = 6.0  # units by which the closest thing must be closer than the next
+NEARER = 16.0  # units by which the closest thing must be closer than the next
 CENTRE = 5.0  # units around the middle lines in which `where` is not asked
 
 
