@@ -3,7 +3,7 @@
 import simignore
 
 model, processor = simignore.tiny.load()
-question, options = "What colour is the shape left of the blue star?", ["orange", "red", "yellow"]
+question, options = "What number is on the blue star?", ["7", "2", "4"]
 prompt = simignore.build(processor, simignore.tiny.example(), question, options=options, answer="text")
 
 with simignore.Simignore(keep=0.25)(model, query=prompt.query("question+options")) as trace:

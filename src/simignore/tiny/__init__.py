@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE_OPTIONS", "EXAMPLE_QUESTION", "example", "fingerprint", "folder", "load"]
 
-EXAMPLE_QUESTION = "What colour is the object closest to the blue star?"
-EXAMPLE_OPTIONS = ("orange", "red", "yellow")
+EXAMPLE_QUESTION = "What number is on the blue star?"
+EXAMPLE_OPTIONS = ("7", "2", "4")
 
 
 def folder() -> Path:

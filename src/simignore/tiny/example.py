@@ -1,7 +1,8 @@
 """Draw the bundled example picture: `python -m simignore.tiny.example`.
 
 The first scene among the test split's last seeds in which the example question has the wanted answer, with six things
-of which another one is a star and another one is blue: a glance at the wrong thing gives a wrong answer.
+of which another one is a star, another one is blue, and another one carries the number of a wrong option: a glance at
+the wrong thing gives a wrong answer.
 """
 
 from __future__ import annotations
@@ -17,20 +18,15 @@ def example_scene() -> Scene:
         scene = sample_scene(seed, fewest=6, most=6)
         if _telling(scene) and solve(EXAMPLE_QUESTION, scene) == EXAMPLE_OPTIONS[0]:
             return scene
-    raise LookupError(f"no scene answers {EXAMPLE_QUESTION!r} with {EXAMPLE_OPTIONS[0]!r}; ask for another colour")
+    raise LookupError(f"no scene answers {EXAMPLE_QUESTION!r} with {EXAMPLE_OPTIONS[0]!r}; ask for another number")
 
 
 def _telling(scene: Scene) -> bool:
-    """Whether there is a blue star, another star and another blue thing, nothing straight above or below the blue star,
-    and what stands left of it stands at its height."""
-    anchor = next((thing for thing in scene.things if thing.name == "blue star"), None)
-    if anchor is None:
-        return False
-    others = [thing for thing in scene.things if thing is not anchor]
-    beside = all(abs(thing.x - anchor.x) > 11 for thing in others)
-    level = all(abs(thing.y - anchor.y) < 20 for thing in others if thing.x < anchor.x)
+    """Whether the scene holds a blue star, another star, another blue thing and the number of a wrong option."""
+    others = [thing for thing in scene.things if thing.name != "blue star"]
     tempting = {"star", "blue"} <= {word for thing in others for word in thing.name.split()}
-    return beside and level and tempting
+    wrong = {thing.number for thing in others} & set(EXAMPLE_OPTIONS[1:])
+    return len(others) < len(scene.things) and tempting and bool(wrong)
 
 
 def main() -> None:
