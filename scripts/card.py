@@ -82,8 +82,9 @@ def intervals(root: Path) -> str:
         for kind in forms["text"]["kinds"]
     ]
     rows.append(["**all**", *(_interval(forms[form]["all"]) for form in ("text", "letter"))])
-    each = next(iter(forms["text"]["kinds"].values()))["questions"]
-    note = footnote(forms["text"], f"{each:,} questions of each kind and form; in brackets Wilson's 95 % interval")
+    text, letter = (next(iter(forms[form]["kinds"].values()))["questions"] for form in ("text", "letter"))
+    counts = f"{text:,} questions of each kind by text, {letter:,} by letter"
+    note = footnote(forms["text"], f"{counts}; in brackets Wilson's 95 % interval")
     return markdown(("question", "by text", "by letter"), rows) + f"\n\n{note}"
 
 

@@ -20,7 +20,7 @@ SHOWN = {
     "joint": ("colour", "relation_yes_no", "count", "odd_one_out", "two_hop", "three_hop", "letter", "caption"),
 }
 TITLES = {
-    "vision": "vision: patches of things, and the caption that CLS picks of 36",
+    "vision": "vision: patches of things, CLS picks a caption",
     "symbols": "symbols: answers about stand-ins for image tokens",
     "joint": "joint: answers about pictures",
 }
