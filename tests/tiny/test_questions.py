@@ -70,8 +70,9 @@ def test_yes_and_no_are_balanced() -> None:
 
 @pytest.mark.parametrize("kind", ["two_hop", "three_hop"])
 def test_no_hop_can_be_skipped(kind: str) -> None:
-    """Put the first thing elsewhere, and the answer often changes; the noun alone never tells which thing is meant."""
-    changed = asked = 0
+    """Put the first thing into each corner, one of which may be near, and mostly the answer is another one or does not
+    follow any more; nor does the noun alone tell which thing is meant."""
+    same = moves = 0
     for scene, question in _questions(kind, 200):
         noun = question.question.split(" closest to ")[0].split(" the ", 1)[1].split()[0]
         fitting = [t for t in scene.things if noun in (t.shape, t.colour, t.size, t.pattern, "object")]
@@ -80,10 +81,9 @@ def test_no_hop_can_be_skipped(kind: str) -> None:
         for x, y in ((15.0, 15.0), (97.0, 15.0), (15.0, 97.0), (97.0, 97.0)):
             moved = replace(scene.things[first], x=x, y=y)
             things = (*scene.things[:first], moved, *scene.things[first + 1 :])
-            answer = solve(question.question, replace(scene, things=things))
-            asked += answer is not None
-            changed += answer not in (None, question.answer)
-    assert changed > 0.4 * asked > 100
+            same += solve(question.question, replace(scene, things=things)) == question.answer
+            moves += 1
+    assert same < 0.45 * moves
 
 
 @pytest.mark.parametrize("which", [0, 1, -1])
