@@ -11,6 +11,7 @@ from typing import Any
 from simignore import tiny
 from simignore.families import FAMILIES
 from simignore.methods import METHODS, PRESETS, Method
+from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
@@ -124,7 +125,8 @@ def _spread(measured: Mapping[str, float]) -> str:
 
 def accuracy(root: Path) -> str:
     """The bundled model with all image tokens: one row per kind of question, one column per form."""
-    forms: Mapping[str, Any] = read_result(root, ACCURACY)["forms"]
+    found: Mapping[str, Any] = read_result(root, ACCURACY)["forms"]
+    forms = {form: found[form] for form in FORMS if form in found}
     for form in forms.values():
         same_weights(form, ACCURACY)
     kinds = list(dict.fromkeys(kind for form in forms.values() for kind in form["kinds"]))
@@ -132,7 +134,9 @@ def accuracy(root: Path) -> str:
     rows.append(["**all**", *(f"**{percent(form['all'])}**" for form in forms.values())])
     rows.append(["questions", *(f"{form['all']['questions']:,}" for form in forms.values())])
     legend = "\n".join(f"- {name}: {form['what']}" for name, form in forms.items())
-    note = footnote(next(iter(forms.values())), "Right answers on scenes that training never drew")
+    commands = ", ".join(dict.fromkeys(f"`{form['command']}`" for form in forms.values()))
+    first = {key: value for key, value in next(iter(forms.values())).items() if key != "command"}
+    note = footnote(first, "Right answers on scenes that training never drew") + f" Measured with {commands}."
     return "\n\n".join([markdown(("question", *forms), rows), legend, note])
 
 
