@@ -194,12 +194,11 @@ def _count(things: tuple[Thing, ...], rng: random.Random) -> _Draft:
     everyone = tuple(range(len(things)))
     fitting = {"objects": everyone}
     for by, pool in (("colour", tuple(COLOURS)), ("shape", SHAPES), ("size", SIZES), ("pattern", PATTERNS)):
-        noun = "shapes" if by == "shape" else "objects"
         for word in pool:
-            fitting[f"{word} {noun}"] = tuple(i for i in everyone if getattr(things[i], by) == word)
+            noun = f"{word} {'shapes' if by == 'shape' else 'objects'}"
+            fitting[noun] = tuple(i for i in everyone if getattr(things[i], by) == word)
     right = 0 if rng.random() < 0.1 else rng.choice(sorted({len(some) for some in fitting.values()} - {0}))
-    what = rng.choice([what for what, some in fitting.items() if len(some) == right])
-    needs = fitting[what]
+    what, needs = rng.choice([pair for pair in fitting.items() if len(pair[1]) == right])
     first = rng.randint(max(0, right - 3), min(right, MOST - 3))  # of four numbers in a row, so that rank says little
     wrong = tuple(str(n) for n in rng.sample(range(first, first + 4), 4))
     return _Draft(f"How many {what} are there?", str(right), wrong, needs or everyone)
