@@ -32,12 +32,13 @@ class Mix:
     """Shares of what is asked. Those of `Segment` sorts sum to 1 with full questions taking the rest; those of forms
     likewise with the option's text taking the rest.
 
-    `look_ups` says that full questions are restricted to the look-ups and `exist`; `wordy` is the share of option
+    `lettered` is the share of look-up probes that go on with options, to be answered by letter too; `look_ups` says that full questions are restricted to the look-ups and `exist`; `wordy` is the share of option
     questions with context line; `weights` how often each of `KINDS` is asked.
     """
 
     probe: float = 0.0
     hard_probe: float = 0.0
+    lettered: float = 0.0
     copy: float = 0.0
     caption: float = 0.0
     look_ups: bool = False
@@ -63,13 +64,13 @@ def mix_at(stage: str, progress: float) -> Mix:
         return Mix(copy=1.0)
     if stage == "symbols":
         if progress < 0.10:
-            return Mix(probe=0.65, copy=0.2, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
+            return Mix(probe=0.7, lettered=0.4, copy=0.15, look_ups=True, free=0.7, bare=0.0, letter=0.1, wordy=0.0)
         if progress < 0.42:
-            return Mix(probe=0.1, hard_probe=0.5, copy=0.12, caption=0.01, free=0.45, letter=0.2, wordy=0.0)
+            return Mix(probe=0.2, lettered=0.8, hard_probe=0.45, copy=0.05, caption=0.01, letter=0.4, wordy=0.0)
         if progress < 0.60:
-            return Mix(probe=0.05, hard_probe=0.25, copy=0.12, caption=0.02, free=0.25, letter=0.3, wordy=0.1)
+            return Mix(probe=0.1, lettered=0.8, hard_probe=0.25, copy=0.05, caption=0.02, letter=0.4, wordy=0.1)
         return Mix(
-            probe=0.03, hard_probe=0.10, copy=0.06, caption=0.03, letter=0.42, free=0.2, wordy=0.25, weights=LATE
+            probe=0.05, lettered=0.8, hard_probe=0.10, copy=0.03, caption=0.03, letter=0.42, wordy=0.25, weights=LATE
         )
     if progress < 0.7:
         return Mix(probe=0.02, hard_probe=0.05, copy=0.06, caption=0.06, weights=LATE)
@@ -79,10 +80,12 @@ def mix_at(stage: str, progress: float) -> Mix:
 def draw(scene: Scene, mix: Mix, rng: random.Random) -> Segment:
     """Draw one segment about `scene`."""
     dice = rng.random()
-    for share, make in ((mix.probe, probe), (mix.hard_probe, hard_probe)):
-        if dice < share:
-            return make(scene, rng)
-        dice -= share
+    if dice < mix.probe:
+        return probe(scene, rng, lettered_too=rng.random() < mix.lettered)
+    dice -= mix.probe
+    if dice < mix.hard_probe:
+        return hard_probe(scene, rng)
+    dice -= mix.hard_probe
     if dice < mix.copy:
         return copy_drill(rng)
     if dice < mix.copy + mix.caption:
@@ -130,15 +133,27 @@ def _any_question(scene: Scene, mix: Mix, free: bool, rng: random.Random) -> Que
             return asked
 
 
-def probe(scene: Scene, rng: random.Random) -> Segment:
-    """A look-up in two or three words: `colour star`, `shape red`, `size red star`, `left or right red star`."""
+def probe(scene: Scene, rng: random.Random, lettered_too: bool = False) -> Segment:
+    """A look-up in two or three words: `colour star`, `shape red`, `size red star`, `left or right red star`.
+
+    With `lettered_too` options follow, and the right one's letter is to be found after the answer:
+    `colour star (A) red (B) blue` -> red after `star`, A at the end.
+    """
     thing, kind = rng.choice(scene.things), rng.choices(LOOK_UPS, (0.27, 0.27, 0.11, 0.11, 0.12, 0.12))[0]
     if kind == "where" or (kind == "number" and thing.number is None):
         return _where_probe(thing, rng)
     name = {"colour": thing.shape, "shape": thing.colour}.get(kind, thing.name)
     if sum(name in (other.shape, other.colour, other.name) for other in scene.things) > 1:
         kind, name = "pattern", thing.name
-    return _probe(f"{kind} {name}", getattr(thing, kind), kind)
+    text, answer = f"{kind} {name}", getattr(thing, kind)
+    if not lettered_too:
+        return _probe(text, answer, kind)
+    pool = {"colour": tuple(COLOURS), "shape": SHAPES, "size": SIZES, "pattern": PATTERNS, "number": NUMBERS}[kind]
+    options = [answer, *rng.sample([word for word in pool if word != answer], rng.randint(1, min(3, len(pool) - 1)))]
+    rng.shuffle(options)
+    segment = _probe(f"{text} {lettered(options)}", LETTERS[options.index(answer)], kind)
+    segment.labels[len(encode(text))] = encode(answer)[0]
+    return segment
 
 
 def hard_probe(scene: Scene, rng: random.Random) -> Segment:

@@ -271,8 +271,7 @@ def _attribute(
     """Ask for an attribute of the last thing needed, which `phrase` describes."""
     pool = {"colour": tuple(COLOURS), "shape": SHAPES, "pattern": PATTERNS}[asked]
     unnamed = [getattr(things[i], asked) for i in range(len(things)) if i != needs[0]]
-    named = getattr(things[needs[0]], asked)  # a false answer that the question names would tempt nobody
-    wrong = tuple(word for word in _others(unnamed, pool, rng) if word != named or asked == "pattern")
+    wrong = _others(unnamed, pool, rng)
     if asked == "pattern":
         text = f"What pattern does the {phrase} have?"
     else:

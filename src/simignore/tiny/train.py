@@ -44,9 +44,9 @@ logger = logging.getLogger(__name__)
 PLANS = (
     Plan("vision", steps=4500, batch=28, rate=1.5e-3, muon=1.5),
     Plan("copying", steps=130, batch=24, rate=2e-3, muon=1.0),
-    Plan("symbols", steps=3800, batch=20, rate=2e-3, muon=1.5),
+    Plan("symbols", steps=4400, batch=20, rate=2e-3, muon=1.5),
     Plan("projector", steps=150, batch=32, rate=2e-3, warmup=20),
-    Plan("joint", steps=1200, batch=16, rate=1.2e-3, muon=1.5, slow={"tower": 0.125, "vision_heads": 0.125}),
+    Plan("joint", steps=1900, batch=16, rate=1.2e-3, muon=1.5, slow={"tower": 0.125, "vision_heads": 0.125}),
 )
 AFTER = {  # checkpoints that a stage starts from; later ones win
     "vision": (),
