@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from simignore import tiny
-from simignore.tiny.curriculum import IGNORED, TASKS, draw, mix_at
+from simignore.tiny.curriculum import IGNORED, TASKS, draw, mix_at, probe
 from simignore.tiny.export import export_run
 from simignore.tiny.loop import Plan, Worker, finished, restore, spawn, train
 from simignore.tiny.losses import LETTER_IDS
@@ -36,8 +36,22 @@ def test_segments_predict_their_answer(stage: str) -> None:
         last = max(i for i, label in enumerate(segment.labels) if label != IGNORED)
         assert last == len(segment.labels) - 1, "the last token predicts the end of the answer"
         for place, label in enumerate(segment.labels[:-1]):
-            if label != IGNORED and segment.tokens[place] != VOCABULARY["?"]:
+            early = segment.tokens[place] == VOCABULARY["?"] or segment.tokens[place + 1] == VOCABULARY["(A)"]
+            if label != IGNORED and not early:
                 assert segment.tokens[place + 1] == label, "what is predicted is what follows"
+
+
+def test_lettered_probes_ask_for_the_answer_and_then_for_its_letter() -> None:
+    words = {number: word for word, number in VOCABULARY.items()}
+    rng, seen = random.Random(0), 0
+    for seed in range(100):
+        segment = probe(sample_scene(seed), rng, lettered_too=True)
+        told = [words[token] for token in segment.tokens]
+        if "(A)" in told:
+            answer, letter = (words[label] for label in segment.labels if label != IGNORED)
+            assert told[told.index(f"({letter})") + 1] == answer and told.count(answer) == 1
+            seen += 1
+    assert seen > 50
 
 
 def test_muon_is_that_of_torch() -> None:
