@@ -24,7 +24,7 @@ from rich.table import Table
 
 from benchmarks.measure import save, surroundings
 from simignore import tiny
-from simignore.families import parts
+from simignore.parts import parts
 from simignore.methods import FastV, Method, Random, Simignore
 from simignore.prompt import Prompt, build
 from simignore.tiny.evaluate import APART, share

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from models import IMAGE
 
@@ -100,3 +103,170 @@ def simignore_loop(visual: Tensor, text: Tensor, keep: int, kind: str, skip: int
         if len(kept) < keep and i not in kept:
             kept.append(i)
     return sorted(kept)
+
+
+# ---------------------------------------------------------------- any family
+
+
+def kept_places(model, inputs, selection, patches) -> Tensor:
+    """[B, T] True where a token stayed: all text and padding, and of the image tokens those that the selection kept.
+
+    Image tokens that are no patches always stay; which those are is told by counting patches alone.
+    """
+    from simignore.parts import parts
+
+    image = torch.isin(inputs["input_ids"], torch.tensor(parts(model).placeholders))
+    seen = captured(model, inputs)
+    out = torch.ones_like(image)
+    for b in range(len(image)):
+        places = image[b].nonzero()[:, 0]
+        count = int((patches.grid[b] >= 0).sum())
+        if len(places) != count:
+            places = places[not_lines(model, seen[b, places])]
+        assert len(places) == count
+        out[b, places[~selection.kept[b, :count]]] = False
+    return out
+
+
+def not_lines(model, features: Tensor) -> Tensor:
+    """[n] which image features are patches: line ends all hold the model's one learnt vector, class tokens come by period."""
+    newline = getattr(model.model, "image_newline", None)
+    if newline is not None:
+        return ~(features == newline).all(-1)
+    period = (model.config.vision_config.image_size // model.config.vision_config.patch_size) ** 2 + 1
+    return torch.arange(len(features)) % period != 0  # Video-LLaVA: the class token of each frame
+
+
+def decoder_call(model, inputs) -> dict:
+    """What the plain model hands its innermost decoder in a forward, as keyword arguments."""
+    from simignore.parts import parts
+
+    caught = {}
+
+    def catch(module, args, kwargs):
+        caught.update(kwargs)
+
+    handle = parts(model).decoder.register_forward_pre_hook(catch, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model.generate(**inputs, max_new_tokens=1, do_sample=False)
+    finally:
+        handle.remove()
+    return caught
+
+
+def captured(model, inputs) -> Tensor:
+    return decoder_call(model, inputs)["inputs_embeds"]
+
+
+def native_logits(model, inputs, kept: Tensor, new: Tensor) -> Tensor:
+    """[steps, V] logits of a decoder that is given the kept tokens alone, one sample, and then each new token by itself."""
+    from simignore.parts import parts
+
+    decoder, rows = parts(model).decoder, kept[0].nonzero()[:, 0]
+    call = decoder_call(model, inputs)
+    t = kept.shape[1]
+    positions = call.get("position_ids")
+    if positions is None:
+        positions = torch.arange(t)[None]
+    cache = DynamicCache(config=model.config)
+    short = {
+        "inputs_embeds": call["inputs_embeds"][:, rows],
+        "position_ids": positions[..., rows],
+        "past_key_values": cache,
+    }
+    mask = call.get("attention_mask")
+    if isinstance(mask, dict):
+        short["attention_mask"] = {k: m if m is None else m[:, :, rows][..., rows] for k, m in mask.items()}
+    elif mask is not None and mask.dim() == 4:
+        short["attention_mask"] = mask[:, :, rows][..., rows]
+    else:
+        short["attention_mask"] = torch.ones(1, len(rows), dtype=torch.long)
+    if call.get("per_layer_inputs") is not None:
+        short["per_layer_inputs"] = call["per_layer_inputs"][:, rows]
+    if call.get("moe_mm_token_type_ids") is not None:
+        short["moe_mm_token_type_ids"] = call["moe_mm_token_type_ids"][:, rows]
+    if call.get("visual_pos_masks") is not None:
+        visual = call["visual_pos_masks"]
+        short["visual_pos_masks"] = visual[:, rows]
+        short["deepstack_visual_embeds"] = [x[kept[visual]] for x in call["deepstack_visual_embeds"]]
+    head = model.lm_head if hasattr(model, "lm_head") else model.get_output_embeddings()
+    logits, last = [], positions.max() if positions.dim() == 2 else positions[..., -1:].max()
+    with torch.no_grad():
+        out = decoder(**short, use_cache=True).last_hidden_state[:, -1]
+        for step, token in enumerate(new):
+            logits.append(capped(model, head(out)[0]))
+            where = positions[..., -1:] + step + 1 if positions.dim() == 3 else (last + step + 1).view(1, 1)
+            more = {"inputs_embeds": decoder.get_input_embeddings()(token.view(1, 1))}
+            if "per_layer_inputs" in short:
+                more["per_layer_inputs"] = decoder.get_per_layer_inputs(token.view(1, 1), None)
+            if "moe_mm_token_type_ids" in short:
+                more["moe_mm_token_type_ids"] = torch.zeros(1, 1, dtype=torch.long)
+            full = torch.ones(1, len(rows) + step + 1, dtype=torch.long)
+            out = decoder(
+                **more, position_ids=where, attention_mask=full, past_key_values=cache, use_cache=True
+            ).last_hidden_state[:, -1]
+    return torch.stack(logits)
+
+
+def capped(model, logits: Tensor) -> Tensor:
+    """Gemma 2 and 4 bound their logits."""
+    text = model.config.get_text_config()
+    cap = getattr(text, "final_logit_softcapping", None)
+    scale = getattr(text, "logit_scale", None)
+    logits = logits if scale is None else logits * scale
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+@contextmanager
+def hiding(model, hidden: dict[int, Tensor], length: int):
+    """Hide places [B, T] of a prompt of ``length`` tokens from everyone, from each of some layers on, by their masks alone."""
+    from simignore.parts import parts
+
+    p = parts(model)
+    handles = []
+
+    def hook(number):
+        def change(module, args, kwargs):
+            blocked = torch.zeros_like(next(iter(hidden.values())))
+            for layer, places in hidden.items():
+                if layer <= number:
+                    blocked = blocked | places
+            x = args[0] if args else kwargs["hidden_states"]
+            q = x.shape[1]
+            cache = kwargs.get("past_key_values")
+            total = before[0] + now[0]  # tokens of the prompt and of the answer so far
+            mask = kwargs.get("attention_mask")
+            if mask is None:
+                kv = q if cache is None else total
+                mask = torch.ones(q, kv, dtype=torch.bool).tril(kv - q)[None, None]
+            kv = mask.shape[-1]
+            wide = torch.nn.functional.pad(blocked, (0, total - length))[:, total - kv :]  # a window holds the newest
+            wide = wide[:, None, None]
+            if len(mask) != len(wide):
+                mask = mask.expand(len(wide), -1, -1, -1)
+            low = torch.finfo(x.dtype).min
+            mask = mask & ~wide if mask.dtype == torch.bool else mask.masked_fill(wide, low)
+            return args, {**kwargs, "attention_mask": mask}
+
+        return change
+
+    before, now = [0], [0]
+
+    def count(module, args, kwargs):
+        tokens = kwargs.get("inputs_embeds")
+        tokens = kwargs["input_ids"] if tokens is None else tokens
+        now[0] = tokens.shape[1]
+        before[0] = 0 if tokens.shape[1] == length else before[0]
+
+    def counted(module, args, output):
+        before[0] += now[0]
+
+    handles.append(p.decoder.register_forward_pre_hook(count, with_kwargs=True))
+    handles.append(p.decoder.register_forward_hook(counted))
+    handles += [layer.register_forward_pre_hook(hook(n), with_kwargs=True) for n, layer in enumerate(p.layers)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -13,7 +13,10 @@ ROOMS = [
     "wording",
     "types",
     "clock",
+    "geometry",
     "families",
+    "discover",
+    "parts",
     "select",
     "layout",
     "query",
@@ -23,6 +26,7 @@ ROOMS = [
     "methods",
     "answer",
     "tiny",
+    "convert",
     "figures",
     "cli",
 ]

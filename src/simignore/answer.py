@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from simignore.clock import Clock
-from simignore.families import parts
 from simignore.methods import Chain, Method
+from simignore.parts import parts
 from simignore.prompt import Prompt
+from simignore.splice.reading import read
 from simignore.types import Answer
 
 
@@ -31,7 +32,8 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
         for name, value in prompt.inputs.items()
     }
     width = inputs["input_ids"].shape[1]
-    image_tokens = int((inputs["input_ids"] == parts(model).image_token).sum())
+    found = read(parts(model), inputs)
+    image_tokens = 0 if found is None else sum(found.counts)
     settings = {"do_sample": False, "max_new_tokens": 48, **generation}
     with _laid(method, model, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
         output = model.generate(**inputs, **settings, return_dict_in_generate=True)  # type: ignore[operator]

@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from simignore.types import PAD
+from simignore.geometry import Picture, Run
+from simignore.types import PAD, Grid, Patches
+
+Geometry = Callable[[list[Run]], list[Picture]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """A prompt as the splice sees it.
 
-    image: [B, N] places of the image tokens, in reading order, -1 padding. attended: [B, T] False for padding.
-    ids: [B, T] token ids, or None if embeddings were passed. seeds: one number per sample, made of its own text only.
+    image: [B, N] places of the image tokens, in reading order, -1 padding. patches: where each lies on its image.
+    attended: [B, T] False for padding. placeholders: [B, T] True for image tokens and for what shares their ids without being
+    a patch. ids: [B, T] token ids, or None if embeddings were passed. seeds: one number per sample, of its own text only.
     """
 
     image: Tensor
+    patches: Patches
     attended: Tensor
+    placeholders: Tensor
     ids: Tensor | None
     seeds: tuple[int, ...]
 
     @classmethod
     def without_image(cls, batch: int, length: int) -> Layout:
         """The layout of tokens among which no image is."""
-        nothing = torch.empty(batch, 0, dtype=torch.long)
-        return cls(nothing, torch.ones(batch, length, dtype=torch.bool), None, (0,) * batch)
+        none = torch.empty(batch, 0, dtype=torch.long)
+        all_of_them = torch.ones(batch, length, dtype=torch.bool)
+        return cls(none, Patches(((),) * batch, none, none, none), all_of_them, ~all_of_them, None, (0,) * batch)
 
     @property
     def length(self) -> int:
@@ -40,43 +48,110 @@ class Layout:
         """Image tokens of each sample."""
         return [int(count) for count in (self.image != PAD).sum(1)]
 
-    def grids(self, grid: tuple[int, int] | None) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """For each sample the (rows, columns) of its images, all of size ``grid``; empty where that is unknown."""
-        if grid is None:
-            return ((),) * len(self.counts)
-        return tuple((grid,) * (count // (grid[0] * grid[1])) for count in self.counts)
-
     @property
     def images(self) -> list[int]:
-        """Separate runs of image tokens in each sample."""
-        gaps = (self.image[:, 1:] - self.image[:, :-1] > 1) & (self.image[:, 1:] != PAD)
-        return [int(gap) + (count > 0) for gap, count in zip(gaps.sum(1), self.counts, strict=True)]
+        """Images and videos of each sample."""
+        return [len({grid.image for grid in grids}) for grids in self.patches.grids]
 
-    def text(self, sample: int, without: int | frozenset[int]) -> list[int]:
-        """The sample's token ids without padding and without the token or tokens named. Raises ValueError without ids."""
+    def text(self, sample: int, without: frozenset[int] = frozenset()) -> list[int]:
+        """The sample's token ids without padding, image tokens and the tokens named. Raises ValueError without ids."""
         if self.ids is None:
             raise ValueError(
                 "this method compares image tokens with the prompt's text, and inputs_embeds hides which tokens those are. "
                 "Pass input_ids, or the text to compare with: `with method(model, query=ids)`."
             )
-        ids = self.ids[sample][self.attended[sample]].tolist()
-        out = frozenset([without]) if isinstance(without, int) else without
-        return [token for token in ids if token not in out]
+        ids = self.ids[sample][self.attended[sample] & ~self.placeholders[sample]].tolist()
+        return [token for token in ids if token not in without]
 
 
-def layout(places: Tensor, ids: Tensor | None, mask: Tensor | None, special: frozenset[int]) -> Layout:
-    """Read a prompt: ``places`` [B, T] True for image tokens, ``ids`` [B, T], ``mask`` [B, >= T] 2-D (others are ignored)."""
+def layout(
+    places: Tensor,
+    ids: Tensor | None,
+    mask: Tensor | None,
+    special: frozenset[int],
+    geometries: Mapping[int, Geometry],
+    repeats: int = 1,
+) -> Layout:
+    """Read a prompt.
+
+    places: [B, T] the id of a placeholder, -1 elsewhere. ids: [B, T]. mask: [B, >= T] 2-D (others are ignored).
+    geometries: for each placeholder id what tells its images apart. repeats: how often each prompt comes in turn, while its
+    images were given once. Raises GeometryError where they do not fit.
+    """
     places = places.cpu()
-    attended = torch.ones_like(places)
+    ids = None if ids is None else ids.cpu()
+    attended = torch.ones_like(places, dtype=torch.bool)
     if mask is not None and mask.dim() == 2:
         attended = mask[:, -places.shape[1] :].cpu().bool()
-    places = places & attended
-    longest = int(places.sum(1).max()) if places.numel() else 0
-    order = torch.argsort((~places).to(torch.uint8), dim=1, stable=True)[:, :longest]  # [B, N]
-    image = torch.where(places.gather(1, order), order, PAD)
+    held = places != PAD
+    cells, grids = _cells(places[::repeats], None if ids is None else ids[::repeats], geometries)
+    cells, grids = cells.repeat_interleave(repeats, 0), tuple(own for own in grids for _ in range(repeats))
+    on_grid = attended & (cells[..., 0] != PAD)
+    longest = int(on_grid.sum(1).max()) if on_grid.numel() else 0
+    order = torch.argsort((~on_grid).to(torch.uint8), dim=1, stable=True)[:, :longest]  # [B, N]
+    real = on_grid.gather(1, order)
+    image = torch.where(real, order, PAD)
+    told = [cells[..., k].gather(1, order).masked_fill(~real, PAD) for k in range(3)]
+    patches = Patches(grids, *told)
     if ids is None:
-        return Layout(image, attended, None, (0,) * places.shape[0])
-    ids = ids.cpu()
-    own = attended & ~torch.isin(ids, torch.tensor(sorted(special)))  # [B, T] the sample's own text
+        return Layout(image, patches, attended, held, None, (0,) * places.shape[0])
+    own = attended & ~held & ~torch.isin(ids, torch.tensor(sorted(special)))  # [B, T] the sample's own text
     seeds = tuple(zlib.crc32(row[mine].long().numpy().tobytes()) for row, mine in zip(ids, own, strict=True))
-    return Layout(image, attended, ids, seeds)
+    return Layout(image, patches, attended, held, ids, seeds)
+
+
+def _cells(
+    places: Tensor, ids: Tensor | None, geometries: Mapping[int, Geometry]
+) -> tuple[Tensor, tuple[tuple[Grid, ...], ...]]:
+    """[B, T, 3] each placeholder's (grid, row, column), -1 elsewhere, and the grids of each sample in reading order."""
+    batch, length = places.shape
+    cells = torch.full((batch, length, 3), PAD)
+    found: list[list[tuple[int, Picture, Tensor]]] = [[] for _ in range(batch)]  # (first place, picture, places)
+    for token, geometry in geometries.items():
+        mine = (places == token).nonzero()  # [n, 2] in the order in which features enter
+        if not len(mine):
+            continue
+        start = 0
+        for picture in geometry(_runs(places == token, ids)):
+            own = mine[start : start + len(picture.cells)]
+            start += len(picture.cells)
+            if len(own) < len(picture.cells) or len({*own[:, 0].tolist()}) != 1:
+                raise _misfit(len(mine), token)
+            found[int(own[0, 0])].append((int(own[0, 1]), picture, own[:, 1]))
+        if start != len(mine):
+            raise _misfit(len(mine), token)
+    grids: list[tuple[Grid, ...]] = []
+    for b, pictures in enumerate(found):
+        own_grids: list[Grid] = []
+        for number, (_, picture, where) in enumerate(sorted(pictures, key=lambda entry: entry[0])):
+            shift = torch.tensor([len(own_grids), 0, 0]) * (picture.cells[:, :1] != PAD)
+            cells[b, where] = picture.cells + shift
+            own_grids += [replace(grid, image=number) for grid in picture.grids]
+        grids.append(tuple(own_grids))
+    return cells, tuple(grids)
+
+
+def _runs(mine: Tensor, ids: Tensor | None) -> list[Run]:
+    """The runs of True in [B, T], sample by sample."""
+    found = []
+    for b, row in enumerate(mine):
+        at = row.nonzero()[:, 0]
+        if not len(at):
+            continue
+        breaks = (at[1:] - at[:-1] > 1).nonzero()[:, 0] + 1
+        end = None
+        for run in torch.tensor_split(at, breaks.tolist()):
+            first = int(run[0])
+            before = int(ids[b, first - 1]) if ids is not None and first > 0 else PAD
+            found.append(Run(len(run), b, before, PAD if end is None else first - end - 1))
+            end = int(run[-1])
+    return found
+
+
+def _misfit(count: int, token: int) -> ValueError:
+    from simignore.geometry import GeometryError
+
+    return GeometryError(
+        f"the prompt holds {count} placeholder tokens (id {token}), and the images that came with it make another number, or "
+        "are split among samples. Pass the processor's output for whole images, one placeholder for each feature."
+    )

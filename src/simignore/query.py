@@ -19,13 +19,11 @@ class Query:
     given: ids [M] for all samples, or a list with one such tensor per sample, or None for the words of the prompt's last
         user turn. ``template`` tells those from the words of the chat template; without one, all of the prompt's text
         counts except special tokens, and ``origin`` says so.
-    image_token, special: ids that are never text. vocabulary: number of token ids that the decoder knows.
+    special: ids that are never text. vocabulary: number of token ids that the decoder knows.
     """
 
-    def __init__(
-        self, given: Any, template: Template | None, image_token: int, special: frozenset[int], vocabulary: int
-    ) -> None:
-        self.image_token, self.special, self.template = image_token, special, template
+    def __init__(self, given: Any, template: Template | None, special: frozenset[int], vocabulary: int) -> None:
+        self.special, self.template = special, template
         self.given = None if given is None else _as_queries(given, vocabulary)
         self.origin = "given" if self.given is not None else "user text" if self.template else "whole prompt"
 
@@ -46,7 +44,7 @@ class Query:
         return [query for query in given for _ in range(batch // len(given))]  # beams and samples repeat their prompt
 
     def _found(self, read: Layout, sample: int) -> Tensor:
-        text = read.text(sample, self.image_token)
+        text = read.text(sample)
         if self.template is not None:
             text = self.template.user_text(text, read.images[sample])
         text = [token for token in text if token not in self.special]

@@ -23,7 +23,63 @@ from torch import Tensor
 Site = Literal["projector"] | tuple[Literal["layer"], int]
 Hide = Literal["drop", "mask"]
 Positions = Literal["keep", "reindex"]
+Within = Literal["sample", "image", "grid"]
 PAD = -1  # stands in index tensors where a shorter sample is padded to the longest
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One rectangle of patches: a whole image, one tile of it, its small overview, or one frame of a video.
+
+    rows, columns: patches; 1 and n where the n tokens are no grid (learned queries, or a family whose layout is not known).
+    image: which image or video of the sample it belongs to, counted in reading order. kind: what it shows.
+    box: the part of the image that it covers, as fractions (left, top, right, bottom) of what the processor made of the
+        image; None where the tokens have no places. time: which frame of a video, counted as the model sees them.
+    """
+
+    rows: int
+    columns: int
+    image: int
+    kind: Literal["image", "tile", "overview", "frame", "tokens"] = "image"
+    box: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0)
+    time: int = 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return self.rows, self.columns
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Where the image tokens of a batch lie.
+
+    grids: for each sample its grids in the order of their tokens. grid: [B, N] which of them a token belongs to; row, column:
+    [B, N] its place there; all -1 in the padding. Tensors are on the host.
+    """
+
+    grids: tuple[tuple[Grid, ...], ...]
+    grid: Tensor
+    row: Tensor
+    column: Tensor
+
+    def __repr__(self) -> str:
+        return f"Patches({', '.join(str([grid.size for grid in own]) for own in self.grids)})"
+
+    @property
+    def image(self) -> Tensor:
+        """[B, N] which image or video of its sample each token belongs to; -1 in the padding."""
+        out = torch.full_like(self.grid, PAD)
+        for b, own in enumerate(self.grids):
+            numbers = torch.tensor([*(grid.image for grid in own), PAD])  # the last one answers to -1
+            out[b] = numbers[self.grid[b]]
+        return out
+
+    def take(self, index: Tensor) -> Patches:
+        """The tokens named by ``index [B, K]``, -1 = padding."""
+        index, gone = index.cpu(), (index == PAD).cpu()
+        picked = (x.gather(1, index.clamp(min=0)).masked_fill(gone, PAD) for x in (self.grid, self.row, self.column))
+        return Patches(self.grids, *picked)
 
 
 @dataclass(frozen=True)
@@ -35,14 +91,14 @@ class View:
     text: [B, M, D] decoder input embeddings of the query's tokens; text_valid [B, M].
     attention: [B, N] what the last prompt token pays to each image token in the layer before the site, mean over
         heads, after softmax.
-    grid: for each sample its images as (rows, columns) of the patch grid; empty where a family has no regular grid.
+    patches: where each of these tokens lies: its image, tile or frame, and its row and column there.
     layer: the decoder layer whose input this is (0 before the decoder).
     seeds: one number per sample that depends on nothing but the sample's own prompt.
     """
 
     valid: Tensor
     layer: int
-    grid: tuple[tuple[tuple[int, int], ...], ...]
+    patches: Patches
     seeds: tuple[int, ...]
     visual: Tensor | None = None
     text: Tensor | None = None
@@ -98,6 +154,8 @@ class Cut(Protocol):
     @property
     def positions(self) -> Positions: ...
     @property
+    def within(self) -> Within: ...
+    @property
     def needs(self) -> tuple[str, ...]: ...
 
     def choose(self, view: View) -> Selection: ...
@@ -121,7 +179,8 @@ class Trace:
 
     selections: the image tokens that stayed at the end of each prefill; a prefill without an image has N = K = 0.
     steps: the cuts of each prefill, one for a plain method, several for a chain.
-    grids: for each prefill and sample the (rows, columns) of its images.
+    patches: for each prefill where its image tokens lie; ``trace.patches[0].take(trace.selections[0].index)`` tells it of
+        those that stayed.
     tokens_before, tokens_after: length of each prefill as the caller passed it, and as the last decoder layer ran it
         (padding included in both).
     query: where the compared text came from: "given", "user text", "whole prompt", or "not used".
@@ -129,7 +188,7 @@ class Trace:
 
     selections: list[Selection] = field(default_factory=list)
     steps: list[tuple[Step, ...]] = field(default_factory=list)
-    grids: list[tuple[tuple[tuple[int, int], ...], ...]] = field(default_factory=list)
+    patches: list[Patches] = field(default_factory=list)
     tokens_before: list[int] = field(default_factory=list)
     tokens_after: list[int] = field(default_factory=list)
     query: str = "not used"

@@ -10,6 +10,15 @@ import torch
 import simignore
 from simignore import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
 from simignore.methods import preset
+from simignore.types import Grid, Patches
+
+
+def lying(sizes):
+    """Patches of one image per sample, all in one row."""
+    places = torch.arange(max(sizes)).expand(len(sizes), -1)
+    column = places.masked_fill(places >= torch.tensor(sizes)[:, None], -1)
+    zero = column.clamp(max=0)
+    return Patches(tuple((Grid(1, size, 0),) for size in sizes), zero, zero, column)
 
 
 def view(n=8, m=3, d=4, seed=0, sizes=None, **more):
@@ -19,7 +28,7 @@ def view(n=8, m=3, d=4, seed=0, sizes=None, **more):
     return View(
         valid=valid,
         layer=0,
-        grid=((),) * len(sizes),
+        patches=lying(sizes),
         seeds=more.pop("seeds", tuple(range(len(sizes)))),
         visual=torch.randn(len(sizes), max(sizes), d, generator=generator),
         text=torch.randn(len(sizes), m, d, generator=generator),

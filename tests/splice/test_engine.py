@@ -392,7 +392,7 @@ def test_several_images_are_chosen_among_together(model, method):
     with torch.no_grad(), masked(method)(model, query=QUERY):
         expected = generate(model, inputs)
     assert trace.selections[0].source.shape == (1, 3 * models.PATCHES)
-    assert trace.grids[0] == (((4, 4),) * 3,)
+    assert [grid.size for grid in trace.patches[0].grids[0]] == [(4, 4)] * 3
     assert torch.equal(output.sequences, expected.sequences)
 
 

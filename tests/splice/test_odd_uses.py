@@ -13,8 +13,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 import models
 import oracles
 from simignore import Chain, FastV, Random, Scorer, Simignore, UnsupportedCallError, UnsupportedModelError
-from simignore.families import parts
-from splice.test_engine import CLOSE, METHODS, QUERY, each_method, generate, masked
+from splice.test_engine import CLOSE, QUERY, each_method, generate, masked
 
 
 @pytest.fixture
@@ -246,20 +245,20 @@ def test_prefill_in_chunks_is_refused(model, size):
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2"])
-def test_a_sliding_window_shorter_than_the_prompt_is_refused(kind):
+@pytest.mark.parametrize("window", [12, 28])
+def test_a_sliding_window_is_counted_among_the_tokens_that_are_left(kind, window):
+    """As in a native run: the decoder called directly on the kept tokens at their positions, and then token by token."""
     more = {"use_sliding_window": True, "max_window_layers": 0} if kind == "qwen2" else {}
-    model = models.fresh(f"clip-{kind}", sliding_window=28, **more)
-    assert parts(model).window == 28 and parts(models.model(f"clip-{kind}")).window in (None, 4096)
-    long, short = models.batch(models.prompt(words=9)), models.batch(models.prompt(words=4))
-    for method in METHODS[:3]:
-        with torch.no_grad(), method(model, query=QUERY):
-            with pytest.raises(UnsupportedCallError, match="looks back over 28 tokens only, and there are 29"):
-                model(**long)
-            generate(model, short, max_new_tokens=2)
-            with pytest.raises(UnsupportedCallError, match="looks back over 28"):
-                generate(model, short, max_new_tokens=9)
-        with torch.no_grad():
-            generate(model, long)
+    model, inputs = models.fresh(f"clip-{kind}", sliding_window=window, **more), models.batch(models.prompt(words=9))
+    with torch.no_grad(), Simignore(keep=6)(model, query=QUERY) as trace:
+        output = generate(model, inputs, max_new_tokens=9)
+    kept = oracles.kept_places(model, inputs, trace.selections[0], trace.patches[0])
+    logits = oracles.native_logits(model, inputs, kept, output.sequences[0, -9:])
+    torch.testing.assert_close(torch.stack(output.logits, 1)[0], logits, **CLOSE)
+    wider = models.fresh(f"clip-{kind}", **more)
+    with torch.no_grad(), Simignore(keep=6)(wider, query=QUERY):
+        unlimited = generate(wider, inputs, max_new_tokens=9).logits[-1]
+    assert torch.equal(unlimited, output.logits[-1]) == (window == 28)  # 28 places hold all that is left of 27
 
 
 # ---------------------------------------------------------------- interrupts, copies, wrappers
@@ -317,8 +316,8 @@ def test_copies_wrappers_and_recurrent_layers(model):
     with pytest.raises(UnsupportedModelError, match="pass model.get_base_model"):
         Random(keep=4)(wrapped)
     hybrid = models.fresh()
-    hybrid.model.language_model.layers[1].mamba = torch.nn.Identity()
-    with pytest.raises(UnsupportedModelError, match="do not only attend"):
+    del hybrid.model.language_model.layers[1].self_attn
+    with pytest.raises(UnsupportedModelError, match="mix tokens in an unknown way .LlamaDecoderLayer"):
         Random(keep=4)(hybrid)
 
 

@@ -79,7 +79,7 @@ def report(c: Comparison, model: Any, processor: Any) -> dict[str, Any]:
         "selection_seconds": median(run.selection for run in reduced),
         "runs": len(c.timed),
         "cache_bytes": {"full": full[0].cache_bytes, "reduced": reduced[0].cache_bytes},
-        "grids": [list(grid) for grid in trace.grids[0][0]],
+        "grids": [list(grid.size) for grid in trace.patches[0].grids[0]],
         "kept": selection.index[0][selection.valid[0]].tolist(),
         "score": score,
         "score_kind": None if score is None else score_kind(c.method),
@@ -100,7 +100,7 @@ def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: 
     """What was kept, drawn on the images as the model saw them. Raises ValueError where image tokens form no grid."""
     from simignore.figures import kept_picture, seen_image
 
-    grids = c.trace.grids[0][0]
+    grids = [grid.size for grid in c.trace.patches[0].grids[0] if grid.box is not None]
     if not grids:
         raise ValueError(
             "the image tokens of this model lie on no regular grid, so they cannot be drawn; leave out --out"

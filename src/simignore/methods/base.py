@@ -10,11 +10,11 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor, nn
 
-from simignore.families import parts
+from simignore.parts import parts
 from simignore.query import Query, Template, find_template
 from simignore.select import check_keep, top_k
 from simignore.splice import Splice
-from simignore.types import Cut, Hide, Positions, Selection, Site, View
+from simignore.types import Cut, Hide, Positions, Selection, Site, View, Within
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,20 @@ class Method(ABC):
     keep: image tokens kept per sample: a count (int) or a fraction of those that reach the site (float in (0, 1]).
     hide: "drop" shortens the sequence; "mask" hides tokens from attention without shortening (the paper's way).
     positions: "keep" leaves every token its position; "reindex" closes the gaps.
+    within: what competes for the budget, and what it is counted in: all image tokens of a "sample", those of each "image" (or
+        video), or of each "grid" (a tile of an image, a frame of a video).
     """
 
     keep: int | float
     hide: Hide = field(default="drop", kw_only=True)
     positions: Positions = field(default="keep", kw_only=True)
+    within: Within = field(default="sample", kw_only=True)
 
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "text", "attention"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keep", check_keep(self.keep))
-        for name, kind in (("hide", Hide), ("positions", Positions)):
+        for name, kind in (("hide", Hide), ("positions", Positions), ("within", Within)):
             check_choice(self, name, get_args(kind))
 
     def __str__(self) -> str:
@@ -77,7 +80,7 @@ class Method(ABC):
         if query is None and any("text" in cut.needs for cut in cuts):
             name = getattr(p.model.config, "_name_or_path", "")
             template = Template(processor, p.image_token) if processor else find_template(name, p.image_token)
-        return Splice(model, cuts, Query(query, template, p.image_token, p.special, p.embed.num_embeddings))
+        return Splice(model, cuts, Query(query, template, p.special, p.embed.num_embeddings))
 
 
 class Scorer(Method):

@@ -14,7 +14,7 @@ class Chain(Method):
     Why: published rows are often two rules, such as ``Chain(Simignore(keep=452), FastV(layer=5, keep=144))``.
 
     methods: in the order of their sites, those before the decoder first. Chains may hold chains.
-    keep, hide, positions: those of the last one.
+    keep, hide, positions, within: those of the last one.
     """
 
     methods: tuple[Method, ...]
@@ -33,6 +33,7 @@ class Chain(Method):
             ("keep", last.keep),
             ("hide", last.hide),
             ("positions", last.positions),
+            ("within", last.within),
         ):
             object.__setattr__(self, name, value)
 

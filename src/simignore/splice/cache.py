@@ -54,11 +54,11 @@ class Ledger:
     fixed: int = 0
 
     @classmethod
-    def plain(cls, batch: int, length: int, mask: Tensor | None, device: torch.device) -> Ledger:
-        """The ledger of a cache from which nothing was cut; ``mask`` [B, >= length] tells the padding."""
+    def plain(cls, batch: int, length: int, mask: Any, device: torch.device) -> Ledger:
+        """The ledger of a cache from which nothing was cut; ``mask``, if it is [B, >= length], tells the padding."""
         columns = torch.arange(length, device=device).expand(batch, length)
         seen = torch.ones(batch, length, dtype=torch.bool, device=device)
-        if mask is not None and mask.dim() == 2:
+        if isinstance(mask, Tensor) and mask.dim() == 2:
             seen = mask[:, :length].to(device).bool()
         return cls(
             [Group(0, columns, seen, bool(seen.all()), torch.zeros(batch, 1, dtype=torch.long, device=device))], length
@@ -84,6 +84,22 @@ class ShortCache(DynamicCache):  # type: ignore[misc]
         if self.inside:
             return int(super().get_seq_length(layer_idx))
         return self.ledger.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Columns of a mask, and what they start with: of all that the caller passed where the model makes its masks outside
+        the decoder, and inside it of what the first layers hold, from which later layers' masks are cut."""
+        if not self.inside:
+            return self.ledger.length + query_length, 0
+        held, window = self.get_query_offset(layer_idx), None
+        if layer_idx < len(self.layers):
+            window = getattr(self.layers[layer_idx], "sliding_window", None)
+        if window is None or held < window:
+            return held + query_length, 0
+        return window - 1 + query_length, held - window + 1
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """How many columns of a mask come before this call's."""
+        return self.ledger.groups[0].columns.shape[1] if self.inside else self.ledger.length
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
         if not self.inside:

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from simignore.clock import Clock
-from simignore.families import Parts
 from simignore.layout import Layout
 from simignore.observe import AttentionRow
+from simignore.parts import Parts
 from simignore.query import Query
 from simignore.select import compose, from_kept, identity, lift
 from simignore.splice.cache import Ledger, ShortCache, UnsupportedCallError, adopt, ledger_of
-from simignore.splice.runs import Run, Runs
+from simignore.splice.deepstack import DeepStack
+from simignore.splice.runs import Run, Runs, given_tokens
 from simignore.splice.tensors import take
+from simignore.splice.within import join, part, split
 from simignore.types import PAD, Cut, Selection, Step, Trace, View
 
 
@@ -38,9 +40,10 @@ class Call:
         kwargs: dict[str, Any],
     ) -> None:
         self.parts, self.cuts, self.observers, self.query, self.read = parts, cuts, observers, query, read
-        self.kwargs = kwargs
-        self.batch, self.length = kwargs["inputs_embeds"].shape[:2]
-        self.device = kwargs["inputs_embeds"].device
+        tokens = given_tokens(kwargs)
+        self.batch, self.length, self.device = tokens.shape[0], tokens.shape[1], tokens.device
+        self.deep = DeepStack.of(kwargs) if max(cuts, default=0) > 0 or read.image.shape[1] > 0 else None
+        self.kwargs = _last_ones(kwargs, read)
         cache = kwargs.get("past_key_values")
         held = 0 if cache is None else cache.get_seq_length()
         past = ledger_of(cache)
@@ -50,7 +53,7 @@ class Call:
         self.changed = past is not None
         if not self.idle:
             past = past or Ledger.plain(self.batch, held, kwargs.get("attention_mask"), self.device)
-            self.runs = Runs(parts, kwargs, past)
+            self.runs = Runs(parts, self.kwargs, past)
         self.alive = read.image != PAD  # [B, N] image tokens still there and seen
         self.left = torch.ones(self.batch, self.length, dtype=torch.bool)  # [B, T] places still in the sequence
         self.shown = read.attended.clone()  # [B, T] places that others may look at
@@ -67,27 +70,30 @@ class Call:
         """The decoder's keyword arguments, shortened."""
         if self.idle:
             return self.kwargs
-        if self.changed:
-            self._check_window()
-        self._cut(0, self.kwargs["inputs_embeds"])
+        self._cut(0, given_tokens(self.kwargs))
         run = self._start(0)
         self._observe(0)
-        return self.runs.decoder_kwargs(run) if self.changed else self.kwargs
+        short = self.runs.decoder_kwargs(run) if self.changed else self.kwargs
+        return short if self.deep is None else self.deep.taken_out(short)
 
     def layer(self, number: int, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
         """The arguments of decoder layer ``number``, shortened; None if it gets what the decoder got."""
         if self.idle:
             return None
-        hidden = args[0] if args else kwargs["hidden_states"]
+        came = hidden = args[0] if args else kwargs["hidden_states"]
         if number > 0:
+            if self.deep is not None:
+                hidden = self.deep.add(hidden, number - 1, self.runs.last.rows)
             if self._cut(number, hidden) or self.runs.past.parts_at(number):
                 run = self._start(number)
                 hidden = hidden if run.whole else take(hidden, run.within)
             self._observe(number)
-        if not self.changed or self.runs.untouched():
+        if hidden is came and (not self.changed or self.runs.untouched()):
             return None
-        short = self.runs.layer_kwargs(self.runs.last, kwargs, hidden)
-        return ((hidden, *args[1:]), short) if args else (args, {**short, "hidden_states": hidden})
+        short = self.runs.layer_kwargs(number, kwargs, hidden) if self.changed else kwargs
+        if not args:
+            return args, {**short, "hidden_states": hidden}
+        return (hidden, *self.runs.layer_args(args[1:])), short
 
     def leave(self, output: Any, trace: Trace, lock: Lock) -> Any:
         """The decoder's output with hidden states back at their old places; books the cut in the cache and the trace."""
@@ -101,7 +107,7 @@ class Call:
             with lock:
                 trace.selections.append(chosen)
                 trace.steps.append(tuple(self.steps))
-                trace.grids.append(self.read.grids(self.parts.grid))
+                trace.patches.append(self.read.patches)
                 trace.tokens_before.append(self.length)
                 trace.tokens_after.append(self.length if self.idle else self.runs.last.rows.shape[1])
                 trace._clocks.append(self.clock.seconds)
@@ -120,17 +126,16 @@ class Call:
             self._apply(cut, self._choose(cut, number, hidden))
         moved = not (self.left.equal(before[0]) and self.shown.equal(before[1]))
         if moved:
-            self._check_window()
+            self._check_recurrent()
             self.changed = True
         return moved
 
-    def _check_window(self) -> None:
-        """Refuse what a sliding window would see otherwise than under a mask: it counts places, and some are gone."""
-        window, tokens = self.parts.window, self.runs.past.length + self.length
-        if window is not None and tokens > window:
+    def _check_recurrent(self) -> None:
+        """Layers that carry a state see every token that is there; none can stay only to say what comes next."""
+        if self.parts.recurrent and bool((self.left & self.read.attended & ~self.shown).any()):
             raise UnsupportedCallError(
-                f"the decoder looks back over {window} tokens only, and there are {tokens} so far: with tokens cut, that "
-                "window would reach further back than it should. Run this prompt without a method."
+                "a dropped image token stands where the next token is labelled or asked for, so it would have to stay "
+                "without being seen, and this model's recurrent layers see every token. Put text behind the image."
             )
 
     def release(self) -> None:
@@ -141,7 +146,14 @@ class Call:
     def _choose(self, cut: Cut, number: int, hidden: Tensor) -> Selection:
         among = from_kept(self.alive).index  # [B, N'] numbers of the tokens still there
         with self.clock.span(), torch.no_grad():
-            chosen = cut.choose(self._view(cut, number, hidden, among))
+            view = self._view(cut, number, hidden, among)
+            if cut.within == "sample":
+                chosen = cut.choose(view)
+            else:
+                parting = part(view.patches, cut.within)
+                chosen = cut.choose(split(view, parting))
+                _check_selection(cut, chosen, parting.index)
+                chosen = join(chosen, parting, among.shape[0], among.shape[1], cut.within)
         _check_selection(cut, chosen, among)
         return lift(_to_host(chosen), among, self.alive.shape[1])
 
@@ -158,7 +170,7 @@ class Call:
         if "attention" in cut.needs:
             row = self.observers[number].row()
             seen["attention"] = take(row, slots + row.shape[1] - self.runs.last.rows.shape[1])  # [B, N']
-        return View(valid=valid, layer=number, grid=self.read.grids(self.parts.grid), seeds=self.read.seeds, **seen)
+        return View(valid=valid, layer=number, patches=self.read.patches.take(among), seeds=self.read.seeds, **seen)
 
     def _apply(self, cut: Cut, chosen: Selection) -> None:
         """Book a selection: which places leave the sequence, and which are only hidden."""
@@ -203,6 +215,16 @@ class Call:
         past = self.runs.past
         fixed = past.length + int(cut.any(0).nonzero().max()) + 1 if bool(cut.any()) else past.fixed
         return Ledger([run.group for run in self.runs.all], past.length + self.length, fixed)
+
+
+def _last_ones(kwargs: dict[str, Any], read: Layout) -> dict[str, Any]:
+    """The decoder's arguments, asked for its last few hidden states only where nothing can go from among them."""
+    wanted = kwargs.get("logits_to_keep")
+    if wanted is None or (isinstance(wanted, int) and wanted == 0):
+        return kwargs
+    if isinstance(wanted, int) and bool((read.attended & ~read.placeholders)[:, -wanted:].all()):
+        return kwargs
+    return {**kwargs, "logits_to_keep": 0}
 
 
 def _predicts(labels: Tensor | None, like: Tensor) -> Tensor:

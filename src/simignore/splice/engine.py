@@ -10,7 +10,6 @@ everything that must outlive it in the cache's ledger; so threads, interleaved g
 from __future__ import annotations
 
 import inspect
-import sys
 import threading
 import weakref
 from collections.abc import Sequence
@@ -18,12 +17,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from simignore.families import image_places, parts
-from simignore.layout import Layout, layout
+from simignore.discover import DISCOVERED
+from simignore.families import UnsupportedModelError
+from simignore.layout import Layout
 from simignore.observe import AttentionRow
+from simignore.parts import Parts, parts
 from simignore.query import Query
-from simignore.splice.cache import ShortCache, UnsupportedCallError, check, ledger_of
+from simignore.splice.cache import ShortCache, UnsupportedCallError, ledger_of
 from simignore.splice.call import Call
+from simignore.splice.reading import read
+from simignore.splice.runs import given_tokens
 from simignore.types import Cut, Trace
 
 _engaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -44,15 +47,21 @@ class Splice:
         for cut in cuts:
             if unknown := set(cut.needs) - {"visual", "text", "attention"}:
                 raise ValueError(f"{cut!r} needs {sorted(unknown)}; a view can hold 'visual', 'text' and 'attention'")
-        self.cuts = _by_layer(cuts, len(self.parts.layers))
+            if cut.hide == "mask" and self.parts.recurrent:
+                raise ValueError(
+                    f"{cut} hides tokens, but some layers of this decoder ({self.parts.family.title}) carry a state from "
+                    'token to token and see every one that is there. Use hide="drop".'
+                )
+        self.cuts = _by_layer(cuts, self.parts)
         self.observers = {
-            layer: AttentionRow(self.parts.attentions[layer - 1])
+            layer: _observer(self.parts, layer, group)
             for layer, group in self.cuts.items()
             if any("attention" in cut.needs for cut in group)
         }
         self.trace = Trace()
         self._hooks: list[Any] = []
         self._thread = threading.local()
+        self._checked = self.parts.family.source != DISCOVERED
 
     def __enter__(self) -> Trace:
         decoder = self.parts.decoder
@@ -89,7 +98,7 @@ class Splice:
         """Drop what is known of this thread's forward; after a KeyboardInterrupt no hook has done so."""
         if (call := getattr(self._thread, "call", None)) is not None:
             call.release()
-        self._thread.call = self._thread.layout = self._thread.labels = None
+        self._thread.call = self._thread.layout = self._thread.labels = self._thread.ids = None
         for observer in self.observers.values():
             observer.forget()
 
@@ -100,6 +109,7 @@ class Splice:
             hooks.append(p.model.register_forward_hook(self._model_out, always_call=True))
         hooks.append(p.merger.register_forward_pre_hook(self._merger_in, with_kwargs=True))
         hooks.append(p.merger.register_forward_hook(self._merger_out, always_call=True))
+        hooks.append(p.embed.register_forward_pre_hook(self._embed_in))
         hooks.append(p.decoder.register_forward_pre_hook(self._decoder_in, with_kwargs=True))
         hooks.append(p.decoder.register_forward_hook(self._decoder_out, with_kwargs=True, always_call=True))
         for number, layer in enumerate(p.layers):
@@ -121,36 +131,26 @@ class Splice:
 
     def _merger_in(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         named = _named(module, args, kwargs)
-        self._thread.layout = self._read(named)
+        if self.parts.model is self.parts.merger:
+            self._forget()
+            self._thread.labels = named.get("labels")
+        self._thread.layout = read(self.parts, named)
 
     def _merger_out(self, *_: Any) -> None:
         self._thread.layout = None
 
-    def _read(self, named: dict[str, Any]) -> Layout | None:
-        ids, embeds, mask = named.get("input_ids"), named.get("inputs_embeds"), named.get("attention_mask")
-        cache = named.get("past_key_values")
-        if cache is None or cache.get_seq_length() == 0:
-            _check_chunks(self.parts.image_token)
-        new = ids if ids is not None else embeds
-        if new is not None and new.shape[1] == 1 and cache is not None and cache.get_seq_length() > 0:
-            return Layout.without_image(new.shape[0], 1)  # a decoding step; reading its token would wait for the device
-        if (places := image_places(self.parts, ids, embeds)) is None:
-            return None  # the model itself will complain
-        if isinstance(mask, dict):
-            raise UnsupportedCallError("attention_mask is a dict of masks; pass the tokenizer's 2-D attention_mask")
-        _check_mask(mask, places.shape[1], cache)
-        read = layout(places, ids, mask, self.parts.special)
-        has_image = read.image.shape[1] > 0
-        check(cache, has_image)
-        if has_image:
-            _check_generation()
-        if ids is None and not has_image and read.length > 1 and ledger_of(cache) is None:
-            raise UnsupportedCallError(
-                "inputs_embeds came without input_ids, so where the image tokens are is unknown. Pass input_ids and "
-                "pixel_values, or run text-only embeddings outside the `with`."
-            )
-        _check_whole_images(read, self.parts.grid)
-        return read
+    # the door of the input embeddings: BLIP-2 generates past its own forward, and only here the token ids pass
+
+    def _embed_in(self, module: nn.Module, args: Any) -> None:
+        if args and isinstance(args[0], Tensor) and args[0].dim() == 2:
+            self._thread.ids = args[0]
+
+    def _read_past_the_merger(self, embeds: Tensor, kwargs: dict[str, Any]) -> Layout | None:
+        ids: Tensor | None = getattr(self._thread, "ids", None)
+        if ids is None or self.parts.family.merger or ids.shape[1] != embeds.shape[1] or embeds.shape[0] % len(ids):
+            return None
+        ids = ids.repeat_interleave(embeds.shape[0] // len(ids), 0)  # beams and samples repeat their prompt
+        return read(self.parts, {**kwargs, "input_ids": ids, "inputs_embeds": None})
 
     # the decoder's door: the sequence gets shorter here, and long again on the way out
 
@@ -161,18 +161,42 @@ class Splice:
                 "gradient checkpointing runs decoder layers a second time, after the choice inside them is forgotten. Call "
                 "model.gradient_checkpointing_disable(), or cut before the decoder."
             )
+        kwargs = _named(module, args, kwargs)
         cache, embeds = kwargs.get("past_key_values"), kwargs.get("inputs_embeds")
-        read: Layout | None = getattr(self._thread, "layout", None)
-        if embeds is None or (read is None and ledger_of(cache) is None):
+        here: Layout | None = getattr(self._thread, "layout", None)
+        if here is None and embeds is not None:
+            here = self._read_past_the_merger(embeds, kwargs)
+        if here is None and (ledger_of(cache) is None or given_tokens(kwargs) is None):
             return None  # the decoder is used by itself, without the model around it: not ours
-        read = read or Layout.without_image(*embeds.shape[:2])
+        if here is not None and embeds is None:
+            return None  # the merger hands on no embeddings: there is nothing to cut
+        here = here or Layout.without_image(*given_tokens(kwargs).shape[:2])
+        self._check_entry(here, embeds)
         call = Call(
-            self.parts, self.cuts, self.observers, self.query, read, getattr(self._thread, "labels", None), kwargs
+            self.parts, self.cuts, self.observers, self.query, here, getattr(self._thread, "labels", None), kwargs
         )
         self._thread.call = call
         if isinstance(cache, ShortCache):
             cache.inside = True
-        return args, call.enter()
+        return (), call.enter()
+
+    def _check_entry(self, read: Layout, embeds: Tensor | None) -> None:
+        """For a family that was discovered: the features must have entered where the placeholders are, and nowhere else."""
+        if self._checked or embeds is None or read.ids is None:
+            return
+        if not read.image.shape[1]:
+            return
+        ids = read.ids.to(embeds.device)
+        text = ids.masked_fill(read.placeholders.to(ids.device), 0).clamp(max=self.parts.embed.num_embeddings - 1)
+        same = (self.parts.embed(text).to(embeds) == embeds).all(-1).cpu()  # [B, T]
+        known = ~read.placeholders & read.attended
+        if not bool(same[known].all()) or bool(same[read.placeholders].any()):
+            raise UnsupportedModelError(
+                f"model type {self.parts.family.model_type!r} is not in the table, and its image features do not enter where "
+                f"its image tokens (id {self.parts.image_token}) are, so nothing can be cut safely. Add an entry in "
+                "simignore/families.py (see CONTRIBUTING.md)."
+            )
+        self._checked = True
 
     def _decoder_out(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         call: Call | None = getattr(self._thread, "call", None)
@@ -195,15 +219,31 @@ class _LayerDoor:
         return self.splice.layer_in(self.number, args, kwargs)
 
 
-def _by_layer(cuts: Sequence[Cut], layers: int) -> dict[int, list[Cut]]:
+def _observer(p: Parts, layer: int, cuts: Sequence[Cut]) -> AttentionRow:
+    attention = p.attentions[layer - 1]
+    if attention is None:
+        there = [number + 1 for number, module in enumerate(p.attentions[: p.last_cut]) if module is not None]
+        raise ValueError(
+            f"{cuts[0]} reads the attention of layer {layer - 1}, and that layer of this decoder has none (it is linear "
+            f"attention or a convolution). It can cut before layer {', '.join(map(str, there))}."
+        )
+    return AttentionRow(attention)
+
+
+def _by_layer(cuts: Sequence[Cut], p: Parts) -> dict[int, list[Cut]]:
     """Cuts by the decoder layer before which they are made, 0 = before the decoder; checks order and range."""
     found: dict[int, list[Cut]] = {}
-    last = 0
+    last, layers = 0, len(p.layers)
     for cut in cuts:
         layer = 0 if cut.site == "projector" else cut.site[1]
         if not 0 <= layer < layers or (layer == 0 and cut.site != "projector"):
             raise ValueError(
                 f"{cut!r} cuts before decoder layer {layer}; this decoder has layers 1 to {layers - 1} to cut at"
+            )
+        if layer > p.last_cut:
+            raise ValueError(
+                f"{cut!r} cuts before decoder layer {layer}, but this decoder's last layers look at the keys of earlier ones, "
+                f"so they must hold the same tokens; cut before layer {p.last_cut} at the latest"
             )
         if layer < last:
             raise ValueError(
@@ -220,57 +260,6 @@ def _named(module: nn.Module, args: Any, kwargs: Any) -> dict[str, Any]:
         return dict(kwargs)
     names = list(inspect.signature(module.forward).parameters)
     return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
-def _caller(name: str) -> dict[str, Any] | None:
-    """The local variables of the caller called ``name``, however far up; None if there is none.
-
-    Some modes of generate leave no other sign in what they pass to the model than their place on the stack.
-    """
-    frame = sys._getframe().f_back
-    while frame is not None:
-        if frame.f_code.co_name == name:
-            return frame.f_locals
-        frame = frame.f_back
-    return None
-
-
-def _check_generation() -> None:
-    if _caller("_assisted_decoding") is not None:
-        raise UnsupportedCallError(
-            "assisted decoding (assistant_model, prompt_lookup_num_tokens) guesses the answer before the image tokens are "
-            "chosen, so the guess would take part in the choice. Leave those arguments out."
-        )
-
-
-def _check_chunks(image_token: int) -> None:
-    prefill = _caller("_prefill")
-    size = None if prefill is None else getattr(prefill.get("generation_config"), "prefill_chunk_size", None)
-    if prefill is not None and size is not None and bool((prefill["input_ids"] == image_token).any()):
-        raise UnsupportedCallError(
-            f"prefill_chunk_size={size} shows the method the prompt piece by piece, and it chooses among whole images by the "
-            "whole text. Leave it out: the shortened prompt needs less memory anyway."
-        )
-
-
-def _check_mask(mask: Tensor | None, length: int, cache: Any) -> None:
-    past = cache.get_seq_length() if cache is not None else 0
-    if mask is not None and mask.shape[-1] != past + length:
-        raise UnsupportedCallError(
-            f"attention_mask has {mask.shape[-1]} columns, but {length} tokens were passed"
-            + (f" after {past} in the cache" if past else "")
-            + "; it needs one column for each."
-        )
-
-
-def _check_whole_images(read: Layout, grid: tuple[int, int] | None) -> None:
-    size = grid[0] * grid[1] if grid else 1
-    torn = [count for count in read.counts if count % size]
-    if torn:
-        raise UnsupportedCallError(
-            f"a prompt holds {torn[0]} image tokens, which is no multiple of the {size} that one image has. Pass whole "
-            "images, none of their tokens masked out."
-        )
 
 
 __all__ = ["Splice", "UnsupportedCallError"]

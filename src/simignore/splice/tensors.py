@@ -46,13 +46,24 @@ def put(x: Tensor, rows: Tensor, length: int) -> Tensor:
     return full[:, :length]
 
 
-def cut_mask(mask: Tensor | None, rows: Tensor, columns: Tensor, seen: Tensor, dense: bool) -> Tensor | None:
+def take_places(x: Tensor, rows: Tensor, dim: int) -> Tensor:
+    """:func:`take` where the places are in dimension ``dim`` (negative) and the batch in the one before it; dimensions in
+    front of those, such as the three parts of M-RoPE positions, are taken one by one."""
+    if x.dim() + dim > 1:
+        return torch.stack([take_places(part, rows, dim) for part in x])
+    return take(x, rows)
+
+
+def cut_mask(
+    mask: Tensor | None, rows: Tensor, columns: Tensor, seen: Tensor, dense: bool, missing: int = 0
+) -> Tensor | None:
     """The attention mask of a shortened sequence from that of the long one.
 
     mask: the long one as the model made it: [B or 1, H or 1, q, kv] boolean (True = may look) or additive, [B, kv] as
         flash attention has it, or None, which stands for plain causal attention without padding.
     rows: [B, Q] which of the q new places stay. columns: [B, P] which of the kv places each short place was.
     seen: [B, P] False for padding and hidden tokens. dense: True if ``seen`` is known to be True throughout.
+    missing: how many columns the long mask lacks on the left, as one of a sliding window does; they are hidden.
     """
     q, p = rows.shape[1], columns.shape[1]
     if mask is None:
@@ -61,6 +72,9 @@ def cut_mask(mask: Tensor | None, rows: Tensor, columns: Tensor, seen: Tensor, d
         causal = torch.ones(q, p, dtype=torch.bool, device=seen.device).tril(p - q)  # [Q, P]
         return (causal & seen[:, None])[:, None]  # [B, 1, Q, P]
     seen = seen.to(mask.device)
+    if missing:
+        columns = columns - missing
+        seen, dense = seen & (columns >= 0).to(seen.device), False
     if mask.dim() == 2:
         return take(mask, columns) * seen.to(mask.dtype)  # [B, P]
     short = take(take(mask, rows, dim=2), columns, dim=3)  # [B, H, Q, P]

@@ -32,8 +32,9 @@ class Mix:
     """Shares of what is asked. Those of `Segment` sorts sum to 1 with full questions taking the rest; those of forms
     likewise with the option's text taking the rest.
 
-    `lettered` is the share of look-up probes that go on with options, to be answered by letter too; `look_ups` says that full questions are restricted to the look-ups and `exist`; `wordy` is the share of option
-    questions with context line; `weights` how often each of `KINDS` is asked.
+    `lettered` is the share of look-up probes that go on with options, to be answered by letter too; `look_ups` says that
+    full questions are restricted to the look-ups and `exist`; `wordy` is the share of option questions with context line;
+    `weights` how often each of `KINDS` is asked.
     """
 
     probe: float = 0.0

@@ -1,0 +1,270 @@
+"""How the placeholder tokens of an image or a video become rows and columns: one pure function per way of laying them out.
+
+A function reads the model's config and what the model was called with (``image_sizes``, ``image_grid_thw`` ...), never a
+tensor of features, and tells for each image in the order of its tokens which grids it has and where each token lies on them.
+Tokens that are no patches (line ends, a class token) have no cell; the engine keeps them always.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simignore.types import PAD, Grid
+
+
+class GeometryError(ValueError):
+    """The tokens of the prompt do not fit the images that came with it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The placeholder tokens of one image or video.
+
+    grids: its grids (their ``image`` is 0 here). cells: [n, 3] for each token (grid, row, column), -1 where it is no patch.
+    """
+
+    grids: tuple[Grid, ...]
+    cells: Tensor
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring placeholder tokens: how many, in which sample, the token before the first (-1: none), and how many
+    other tokens lie between it and the run before it in the same sample (-1: it is the sample's first)."""
+
+    length: int
+    sample: int
+    before: int
+    gap: int
+
+
+Layout = Callable[[Any, Mapping[str, Any], list[Run]], list[Picture]]  # (config, arguments of the forward, runs)
+
+
+def patches(rows: int, columns: int, grid: int = 0) -> Tensor:
+    """[rows * columns, 3] the cells of one grid, row by row."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.full_like(row, grid), row, column], -1).flatten(0, 1)
+
+
+def nothing(count: int = 1) -> Tensor:
+    """[count, 3] tokens that are no patches."""
+    return torch.full((count, 3), PAD)
+
+
+def loose(count: int) -> Picture:
+    """Tokens without places."""
+    return Picture((Grid(1, count, 0, "tokens", None),), patches(1, count))
+
+
+def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Images of one size, whose patches are one square grid (LLaVA-1.5, Gemma 3, PaliGemma); runs may hold several."""
+    side, class_token = _side(config), _has_class_token(config)
+    wanted = getattr(config, "mm_tokens_per_image", None)  # Gemma 3 pools its patches
+    side = math.isqrt(wanted) if isinstance(wanted, int) else side
+    size = side * side + class_token
+    total = sum(run.length for run in runs)
+    if size == 0 or ((count := _count(given)) and total % count == 0 and total // count != size):
+        return queries(config, given, runs)
+    cells = torch.cat([nothing(class_token), patches(side, side)])
+    return [Picture((Grid(side, side, 0),), cells) for run in runs for _ in range(_whole(run.length, size))]
+
+
+def queries(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Tokens of learned queries, which look at the whole image and have no place in it (BLIP-2, Idefics 2, Aria)."""
+    size = getattr(config, "num_query_tokens", None)
+    total = sum(run.length for run in runs)
+    count = _count(given)
+    if not isinstance(size, int):
+        size = total // count if count and total % count == 0 else None
+    if size is None or any(run.length % size for run in runs):
+        return [loose(run.length) for run in runs]
+    return [loose(size) for run in runs for _ in range(run.length // size)]
+
+
+def runs_alone(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Every run is an image, and nothing is known of its places: what a family that was discovered gets."""
+    return [loose(run.length) for run in runs]
+
+
+def merged(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Images of any size, neighbouring patches merged (Qwen-VL from the second on, GLM-4V): ``image_grid_thw``."""
+    return _merged(config, given, "image_grid_thw", "image")
+
+
+def merged_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Videos of such families: ``video_grid_thw``, frame after frame."""
+    return _merged(config, given, "video_grid_thw", "frame")
+
+
+def merged_either(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Images, or videos under the same placeholder (GLM-4V)."""
+    return (merged if given.get("video_grid_thw") is None else merged_frames)(config, given, runs)
+
+
+def _merged(config: Any, given: Mapping[str, Any], name: str, kind: Any) -> list[Picture]:
+    merge = config.vision_config.spatial_merge_size
+    found = []
+    for frames, height, width in _needed(given, name).tolist():
+        rows, columns = height // merge, width // merge
+        grids = tuple(Grid(rows, columns, 0, kind, time=time) for time in range(frames))
+        found.append(Picture(grids, torch.cat([patches(rows, columns, time) for time in range(frames)])))
+    return found
+
+
+def pooled(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Images of any size, squares of patches pooled into one token (Gemma 4): ``image_position_ids [n, patches, 2]``, the
+    column and row of each patch, -1 for padding."""
+    grids = [Grid(*_pooled(places, config), 0) for places in _needed(given, "image_position_ids")]
+    return [Picture((grid,), patches(grid.rows, grid.columns)) for grid in grids]
+
+
+def pooled_videos(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Videos of such a family: ``video_position_ids [frames, patches, 2]``, and how many frames each video has."""
+    every = [_pooled(places, config) for places in _needed(given, "video_position_ids").flatten(0, -3)]
+    found = []
+    for count in torch.as_tensor(_needed(given, "num_frames_per_video")).flatten().tolist():
+        own, every = every[:count], every[count:]
+        grids = tuple(Grid(rows, columns, 0, "frame", time=time) for time, (rows, columns) in enumerate(own))
+        found.append(Picture(grids, torch.cat([patches(*size, time) for time, size in enumerate(own)])))
+    return found
+
+
+def _pooled(places: Tensor, config: Any) -> tuple[int, int]:
+    """(rows, columns) of one image's tokens."""
+    columns, rows = ((places.amax(0) + 1) // config.vision_config.pooling_kernel_size).tolist()
+    return rows, columns
+
+
+def rows_of_runs(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Images of any size whose rows end with a token of its own (Mistral 3, Pixtral): ``image_sizes``."""
+    patch = config.vision_config.patch_size * getattr(config, "spatial_merge_size", 1)
+    found = []
+    for height, width in _needed(given, "image_sizes").tolist():
+        rows, columns = height // patch, width // patch
+        found.append(Picture((Grid(rows, columns, 0),), patches(rows, columns)))
+    return found
+
+
+def square_or_rows(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """LLaVA: square images, or images of any size where the tower is Pixtral's and so ``image_sizes`` comes with them."""
+    return (square if given.get("image_sizes") is None else rows_of_runs)(config, given, runs)
+
+
+def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """An overview, then the image in full resolution without its padding, each row of it ended by a token that is no
+    patch (LLaVA-NeXT, LLaVA-OneVision): ``image_sizes``.
+
+    Where several images share a prompt, LLaVA-OneVision gives each the overview only, ended by one such token.
+    """
+    from transformers.image_processing_utils import select_best_resolution
+    from transformers.models.llava_next.modeling_llava_next import unpad_image
+
+    side, tile = _side(config), config.vision_config.image_size
+    most = str(getattr(config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
+    sharing = given.get("batch_num_images")
+    alone = None if sharing is None else [count == 1 for count in sharing.tolist() for _ in range(count)]
+    found = []
+    for number, size in enumerate(_needed(given, "image_sizes").tolist()):
+        if alone is not None and not alone[number]:
+            found.append(Picture((Grid(side, side, 0),), torch.cat([patches(side, side), nothing()])))
+            continue
+        height, width = (length // tile * side for length in select_best_resolution(size, config.image_grid_pinpoints))
+        rows, columns = unpad_image(torch.empty(1, height, width, device="meta"), size).shape[1:]
+        if most.isdigit() and (ratio := math.sqrt(rows * columns / (int(most) * side**2))) > 1.1:
+            rows, columns = int(rows // ratio), int(columns // ratio)
+        full = torch.cat([patches(rows, columns, 1).view(rows, columns, 3), nothing(rows)[:, None]], 1)
+        grids = Grid(side, side, 0, "overview"), Grid(rows, columns, 0)
+        found.append(Picture(grids, torch.cat([patches(side, side), full.flatten(0, 1)])))
+    return found
+
+
+def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Videos whose frames are square grids made coarser (LLaVA-NeXT-Video), after the last one perhaps a token that is no
+    patch (LLaVA-OneVision), or before each frame a class token (Video-LLaVA): ``pixel_values_videos [n, frames, ...]``."""
+    shape = _needed(given, "pixel_values_videos").shape
+    length = _whole(sum(run.length for run in runs), shape[0])
+    side, frames = _side(config), shape[1]
+    for rows in (side // getattr(config, "spatial_pool_stride", 1), math.ceil(side / 2), side):
+        for before, after in ((0, 0), (0, 1), (1, 0)):
+            if frames * (rows * rows + before) + after == length:
+                cells = [torch.cat([nothing(before), patches(rows, rows, time)]) for time in range(frames)]
+                grids = tuple(Grid(rows, rows, 0, "frame", time=time) for time in range(frames))
+                return [Picture(grids, torch.cat([*cells, nothing(after)]))] * shape[0]
+    raise GeometryError(f"{frames} frames of {side} x {side} patches do not make {length} video tokens")
+
+
+def tiles_in_a_run(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Tiles of an image without anything between them, the overview last if there is more than one (InternVL)."""
+    side = round(_side(config) * getattr(config, "downsample_ratio", 1.0))
+    return [_tiled([side * side] * _whole(run.length, side * side), side) for run in runs]
+
+
+def tiles_with_markers(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
+    """Tiles of an image with tokens between them, the overview last (Aya Vision, Idefics 3, SmolVLM, Llama 4).
+
+    The overview is announced by a token of its own, which therefore stands before the last run of every sample.
+    """
+    ends = {run.sample: run.before for run in runs}
+    found: list[Picture] = []
+    tiles: list[int] = []
+    for run in runs:
+        tiles.append(run.length)
+        if run.before == ends[run.sample]:
+            found.append(_tiled(tiles, math.isqrt(tiles[0])))
+            tiles = []
+    return found
+
+
+def _tiled(lengths: list[int], side: int) -> Picture:
+    """One image of square tiles. Where its tiles lie, the model is not told: only the processor knows."""
+    last = len(lengths) - 1
+    if side * side != lengths[0] or len(set(lengths)) > 1:
+        raise GeometryError(f"tiles of {sorted(set(lengths))} tokens are no squares of one size")
+    grids = [Grid(side, side, 0, "tile", None) for _ in range(last)]
+    grids.append(Grid(side, side, 0, "overview" if last else "image"))
+    return Picture(tuple(grids), torch.cat([patches(side, side, tile) for tile in range(len(lengths))]))
+
+
+def _side(config: Any) -> int:
+    """Patches along one side of the vision tower's square input; 0 where that is unknown."""
+    vision = getattr(config, "vision_config", None)
+    size, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
+    return size // patch if size and patch else 0
+
+
+def _one(value: Any) -> int:
+    if isinstance(value, list | tuple):
+        value = value[0] if value and all(v == value[0] for v in value) else None
+    return value if isinstance(value, int) else 0
+
+
+def _has_class_token(config: Any) -> int:
+    """1 if the decoder gets the tower's class token too, as the first token of each image."""
+    kind = getattr(getattr(config, "vision_config", None), "model_type", "")
+    strategy = getattr(config, "vision_feature_select_strategy", None)
+    return int("clip" in kind and "siglip" not in kind and strategy == "full")
+
+
+def _count(given: Mapping[str, Any]) -> int:
+    pixels = given.get("pixel_values")
+    return int(pixels.shape[0]) if isinstance(pixels, Tensor) else 0
+
+
+def _whole(length: int, size: int) -> int:
+    if length % size:
+        raise GeometryError(f"{length} image tokens are no multiple of the {size} that one image has")
+    return length // size
+
+
+def _needed(given: Mapping[str, Any], name: str) -> Tensor:
+    value = given.get(name)
+    if value is None:
+        raise GeometryError(f"the prompt holds image tokens, and {name!r}, which tells where they lie, was not passed")
+    return torch.as_tensor(value)

@@ -1,0 +1,77 @@
+"""Choosing among the tokens of each image, or of each tile or frame, by itself: the view is split into one row per image, the
+method chooses as it would among samples, and its selection is put together again. So every method can, unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from simignore.splice.tensors import take
+from simignore.types import PAD, Patches, Selection, View, Within
+
+
+@dataclass(frozen=True)
+class Parting:
+    """samples: [R] the sample of each row. index: [R, n] its tokens in the sample, -1 padding. numbers: which image it is."""
+
+    samples: Tensor
+    index: Tensor
+    numbers: tuple[int, ...]
+
+
+def part(patches: Patches, within: Within) -> Parting:
+    """One row for each image (``within="image"``) or each grid (``"grid"``) that still has tokens."""
+    groups = patches.image if within == "image" else patches.grid  # [B, N]
+    rows = [(b, number) for b in range(len(groups)) for number in sorted({*groups[b].tolist()} - {PAD})]
+    index = [(groups[b] == number).nonzero()[:, 0] for b, number in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(index, batch_first=True, padding_value=PAD)
+    return Parting(torch.tensor([b for b, _ in rows]), padded, tuple(number for _, number in rows))
+
+
+def split(view: View, parting: Parting) -> View:
+    """The same view with one row per image; seeds differ from image to image, the first image has its sample's."""
+    samples, index = parting.samples, parting.index
+
+    def rows(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[samples.to(x.device)]
+
+    def tokens(x: Tensor | None) -> Tensor | None:
+        return None if x is None else take(x[samples.to(x.device)], index.to(x.device))
+
+    own = view.patches
+    patches = Patches(
+        tuple(own.grids[b] for b in samples.tolist()), own.grid[samples], own.row[samples], own.column[samples]
+    )
+    return View(
+        valid=(index != PAD).to(view.valid.device),
+        layer=view.layer,
+        patches=patches.take(index),
+        seeds=tuple(view.seeds[b] + 7919 * number for b, number in zip(samples.tolist(), parting.numbers, strict=True)),
+        visual=tokens(view.visual),
+        text=rows(view.text),
+        text_valid=rows(view.text_valid),
+        attention=tokens(view.attention),
+    )
+
+
+def join(chosen: Selection, parting: Parting, batch: int, tokens: int, what: Within) -> Selection:
+    """What was chosen row by row, as a selection [B, N] of the samples."""
+    source = torch.full((batch, tokens), PAD)
+    score = None if chosen.score is None else torch.full((batch, tokens), float("nan"), dtype=chosen.score.dtype)
+    notes = [""] * batch
+    for r, b in enumerate(parting.samples.tolist()):
+        own = parting.index[r]
+        own = own[own != PAD]
+        told = chosen.source[r, : len(own)].cpu()
+        source[b, own] = torch.where(told == PAD, PAD, own[told.clamp(min=0)])
+        if score is not None and chosen.score is not None:
+            score[b, own] = chosen.score[r, : len(own)].cpu()
+        if chosen.notes and chosen.notes[r]:
+            notes[b] += f"{'; ' if notes[b] else ''}{what} {parting.numbers[r]}: {chosen.notes[r]}"
+    kept = source == torch.arange(tokens)
+    longest = int(kept.sum(1).max()) if tokens else 0
+    order = torch.argsort((~kept).to(torch.uint8), dim=1, stable=True)[:, :longest]
+    index = torch.where(kept.gather(1, order), order, PAD)
+    return Selection(index, source, score, tuple(notes) if any(notes) else ())
