@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -19,10 +18,9 @@ from transformers import (
     Qwen3VLProcessor,
 )
 from transformers.image_processing_utils import BatchFeature
-from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
-from zoo.base import TEXT, Case, seeded, tokenizer
+from zoo.base import TEXT, Case, VideoProcessor, seeded, tokenizer
 
 PATCH, MERGE = 4, 2  # an image token stands for 8 x 8 pixels
 SIZES = ((24, 24), (48, 32), (31, 57))  # 3 x 3, 4 x 6 and 7 x 4 tokens
@@ -63,11 +61,7 @@ LINEAR = dict(  # two linear layers, a full one
 )
 
 
-if not hasattr(transformers, "VideoProcessorMixin"):  # only exported beside torchvision; a processor looks here for it
-    transformers.VideoProcessorMixin = VideoProcessorMixin
-
-
-class Videos(VideoProcessorMixin):
+class Videos(VideoProcessor):
     """In the place of Qwen2VLVideoProcessor and its kin, which cannot be made without torchvision (BaseVideoProcessor is a
     TorchvisionBackend): frames are resized by the image processor and laid out as theirs, `temporal_patch_size` frames to
     a patch."""

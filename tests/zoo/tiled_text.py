@@ -18,11 +18,10 @@ from transformers import (
 )
 from transformers.models.pixtral import image_processing_pil_pixtral
 from transformers.models.smolvlm import processing_smolvlm
-from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import make_batched_metadata, make_batched_videos
 
-from zoo.base import Case, tokenizer
-from zoo.tiles import SIDE, VISION, genuine, louder, with_videos
+from zoo.base import Case, VideoProcessor, tokenizer
+from zoo.tiles import SIDE, VISION, genuine, louder
 
 
 def _pixtral_processor() -> Any:
@@ -45,7 +44,7 @@ PIXTRAL = {**VISION, "model_type": "pixtral", "hidden_size": 32, "image_size": 4
 PIXTRAL_SHAPES = ((24, 24), (90, 40), (40, 90), (50, 48))
 
 
-class Clips(VideoProcessorMixin):
+class Clips(VideoProcessor):
     """Stands for SmolVLM's video processor, which needs torchvision: frames are pictures that are not split."""
 
     def __init__(self, still: Any) -> None:
@@ -112,8 +111,7 @@ def _rows_and_columns(model_type: str, split: bool) -> Case:
         sized = dict(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}, do_image_splitting=split)
         if not smol:
             return Idefics3Processor(Idefics3ImageProcessorPil(**sized), words(), image_seq_len=9)
-        return with_videos(
-            processing_smolvlm.SmolVLMProcessor,
+        return processing_smolvlm.SmolVLMProcessor(
             image_processor=SmolVLMImageProcessorPil(**sized),
             tokenizer=words(),
             video_processor=Clips(SmolVLMImageProcessorPil(**sized)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from unittest import mock
 
 import numpy as np
 from torch import nn
@@ -24,11 +23,9 @@ from transformers import (
     LlavaProcessor,
     VideoLlavaImageProcessor,
     VideoLlavaProcessor,
-    processing_utils,
 )
-from transformers.video_processing_utils import VideoProcessorMixin
 
-from zoo.base import TEXT, Case, seeded, tokenizer
+from zoo.base import TEXT, Case, VideoProcessor, seeded, tokenizer
 
 SIDE, PATCH = 24, 8  # of one tile: 3 x 3 patches, an odd number, so that margins do not come out even
 VISION = dict(
@@ -44,7 +41,7 @@ SIGLIP = {**VISION, "model_type": "siglip_vision_model", "vision_use_head": Fals
 SHAPES = ((24, 24), (90, 40), (40, 90), (50, 48))
 
 
-class Frames(VideoProcessorMixin):
+class Frames(VideoProcessor):
     """Stands for a family's video processor, as every one of transformers 5 calls torchvision: the family's own way with
     a picture, frame by frame, in the same layout."""
 
@@ -55,13 +52,6 @@ class Frames(VideoProcessorMixin):
     def __call__(self, videos: Any, return_tensors: str | None = None, **options: Any) -> BatchFeature:
         made = [np.stack(self.still(list(video))["pixel_values"]) for video in videos]
         return BatchFeature({"pixel_values_videos": made}, tensor_type=return_tensors)
-
-
-def with_videos(processor: Callable[..., Any], **parts: Any) -> Any:
-    """A processor with a video processor in it; its check looks this class up where torchvision alone would put it."""
-    home = processing_utils.transformers_module
-    with mock.patch.object(home, "VideoProcessorMixin", VideoProcessorMixin, create=True):
-        return processor(**parts)
 
 
 def square(side: int = SIDE) -> dict[str, int]:
@@ -151,8 +141,7 @@ def _llava_onevision(nested: bool) -> Case:
     aspect = "anyres_max_4"  # so that 3 x 3 tiles are too many, and interpolated
 
     def processor() -> LlavaOnevisionProcessor:
-        return with_videos(
-            LlavaOnevisionProcessor,
+        return LlavaOnevisionProcessor(
             image_processor=LlavaOnevisionImageProcessorPil(size=square(), image_grid_pinpoints=grids),
             tokenizer=two_markers(),
             video_processor=Frames(CLIPImageProcessorPil(size=square(), do_center_crop=False)),
@@ -188,8 +177,7 @@ def _llava_next_video() -> Case:
     grids = pinpoints(side, (1, 2), (2, 1), (3, 1), (1, 3))
 
     def processor() -> LlavaNextVideoProcessor:
-        return with_videos(
-            LlavaNextVideoProcessor,
+        return LlavaNextVideoProcessor(
             video_processor=Frames(CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=square(side))),
             image_processor=LlavaNextImageProcessorPil(
                 size={"shortest_edge": side}, crop_size=square(side), image_grid_pinpoints=grids
@@ -215,8 +203,7 @@ def _video_llava() -> Case:
     sized = dict(size={"shortest_edge": SIDE}, crop_size=square())
 
     def processor() -> VideoLlavaProcessor:
-        return with_videos(
-            VideoLlavaProcessor,
+        return VideoLlavaProcessor(
             image_processor=VideoLlavaImageProcessor(**sized),
             video_processor=Frames(CLIPImageProcessorPil(**sized)),
             tokenizer=two_markers(),
@@ -244,8 +231,7 @@ def _internvl() -> Case:
         )
 
     def processor() -> InternVLProcessor:
-        return with_videos(
-            InternVLProcessor,
+        return InternVLProcessor(
             image_processor=GotOcr2ImageProcessorPil(size=square(), max_patches=4),
             tokenizer=words(),
             video_processor=Frames(CLIPImageProcessorPil(size=square(), do_center_crop=False)),

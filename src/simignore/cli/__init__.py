@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, list
+from simignore.cli import ask, convert, list
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
+app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 
 def _version(wanted: bool) -> None:
