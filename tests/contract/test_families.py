@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import transformers
 from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames, picture
 
 import oracles
