@@ -21,6 +21,7 @@ ROOMS = [
     "layout",
     "query",
     "prompt",
+    "places",
     "observe",
     "splice",
     "methods",

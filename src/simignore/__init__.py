@@ -1,15 +1,18 @@
 """Ask a vision-language model with fewer image tokens: keep those that the question is about, see what was dropped.
 
 The story, in the order of the files:
-families  where a model keeps its vision tower, projector, decoder and image token
+families  where a model keeps its vision tower, projector, decoder and image token (parts, discover), and how the tokens of
+          an image lie (geometry)
 prompt    image + text -> what the processor makes of it, and where each span of the text sits (wording, layout, query)
 observe   read-only hooks that capture only what a method asks for
 methods   View -> Selection: which image tokens stay
 select    scores -> Selection, without a model
 splice    the one surgeon: shortens hidden states, masks, positions and caches of an unmodified model
 answer    the answer, and what it cost
+places    where image tokens lie on the user's own pictures
 figures   what stayed, as a picture
 tiny      the bundled model, its scenes and questions
+convert   original LLaVA and Mipha checkpoints -> the layout of transformers
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from simignore.answer import ask
     from simignore.families import FAMILIES, UnsupportedModelError
     from simignore.methods import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Simignore, preset
+    from simignore.places import locate
     from simignore.prompt import Prompt, build
     from simignore.splice import UnsupportedCallError
     from simignore.types import Answer, Selection, Trace, View
@@ -47,6 +51,7 @@ _HOME_OF = {  # public name -> the room it lives in
     "View": "types",
     "ask": "answer",
     "build": "prompt",
+    "locate": "places",
     "preset": "methods",
 }
 
@@ -69,6 +74,7 @@ __all__ = [
     "View",
     "ask",
     "build",
+    "locate",
     "preset",
     "tiny",
 ]

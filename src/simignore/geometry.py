@@ -44,6 +44,7 @@ class Run:
     gap: int
 
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 Layout = Callable[[Any, Mapping[str, Any], list[Run]], list[Picture]]  # (config, arguments of the forward, runs)
 
 
@@ -60,7 +61,7 @@ def nothing(count: int = 1) -> Tensor:
 
 def loose(count: int) -> Picture:
     """Tokens without places."""
-    return Picture((Grid(1, count, 0, "tokens", None),), patches(1, count))
+    return Picture((Grid(1, count, 0, "tokens"),), patches(1, count))
 
 
 def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
@@ -113,7 +114,7 @@ def _merged(config: Any, given: Mapping[str, Any], name: str, kind: Any) -> list
     found = []
     for frames, height, width in _needed(given, name).tolist():
         rows, columns = height // merge, width // merge
-        grids = tuple(Grid(rows, columns, 0, kind, time=time) for time in range(frames))
+        grids = tuple(Grid(rows, columns, 0, kind, WHOLE, time) for time in range(frames))
         found.append(Picture(grids, torch.cat([patches(rows, columns, time) for time in range(frames)])))
     return found
 
@@ -121,7 +122,7 @@ def _merged(config: Any, given: Mapping[str, Any], name: str, kind: Any) -> list
 def pooled(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
     """Images of any size, squares of patches pooled into one token (Gemma 4): ``image_position_ids [n, patches, 2]``, the
     column and row of each patch, -1 for padding."""
-    grids = [Grid(*_pooled(places, config), 0) for places in _needed(given, "image_position_ids")]
+    grids = [Grid(*_pooled(places, config), 0, box=WHOLE) for places in _needed(given, "image_position_ids")]
     return [Picture((grid,), patches(grid.rows, grid.columns)) for grid in grids]
 
 
@@ -131,7 +132,7 @@ def pooled_videos(config: Any, given: Mapping[str, Any], runs: list[Run]) -> lis
     found = []
     for count in torch.as_tensor(_needed(given, "num_frames_per_video")).flatten().tolist():
         own, every = every[:count], every[count:]
-        grids = tuple(Grid(rows, columns, 0, "frame", time=time) for time, (rows, columns) in enumerate(own))
+        grids = tuple(Grid(rows, columns, 0, "frame", WHOLE, time) for time, (rows, columns) in enumerate(own))
         found.append(Picture(grids, torch.cat([patches(*size, time) for time, size in enumerate(own)])))
     return found
 
@@ -148,7 +149,7 @@ def rows_of_runs(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list
     found = []
     for height, width in _needed(given, "image_sizes").tolist():
         rows, columns = height // patch, width // patch
-        found.append(Picture((Grid(rows, columns, 0),), patches(rows, columns)))
+        found.append(Picture((Grid(rows, columns, 0, box=WHOLE),), patches(rows, columns)))
     return found
 
 
@@ -173,16 +174,33 @@ def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
     found = []
     for number, size in enumerate(_needed(given, "image_sizes").tolist()):
         if alone is not None and not alone[number]:
-            found.append(Picture((Grid(side, side, 0),), torch.cat([patches(side, side), nothing()])))
+            square_box = tuple((1 + sign * max(size) / length) / 2 for sign in (-1, 1) for length in reversed(size))
+            grid = Grid(side, side, 0, box=square_box)
+            found.append(Picture((grid,), torch.cat([patches(side, side), nothing()])))
             continue
-        height, width = (length // tile * side for length in select_best_resolution(size, config.image_grid_pinpoints))
+        canvas = select_best_resolution(size, config.image_grid_pinpoints)
+        height, width = (length // tile * side for length in canvas)
         rows, columns = unpad_image(torch.empty(1, height, width, device="meta"), size).shape[1:]
+        box = _unpadded(size, canvas, (rows * tile // side, columns * tile // side))
         if most.isdigit() and (ratio := math.sqrt(rows * columns / (int(most) * side**2))) > 1.1:
             rows, columns = int(rows // ratio), int(columns // ratio)
         full = torch.cat([patches(rows, columns, 1).view(rows, columns, 3), nothing(rows)[:, None]], 1)
-        grids = Grid(side, side, 0, "overview"), Grid(rows, columns, 0)
+        grids = Grid(side, side, 0, "overview", WHOLE), Grid(rows, columns, 0, box=box)
         found.append(Picture(grids, torch.cat([patches(side, side), full.flatten(0, 1)])))
     return found
+
+
+def _unpadded(size: list[int], canvas: tuple[int, int], kept: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of an image of ``size`` that is left of its middle in a canvas; all (height, width) in pixels, ``kept`` what is
+    left. The image is scaled to fit the canvas; padding is taken off in whole patches, so some of it may be left too."""
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    ends = []
+    for length, whole, left in zip(size, canvas, kept, strict=True):
+        scaled = min(math.ceil(length * scale), whole)
+        start = (whole - left) / 2 - (whole - scaled) // 2
+        ends.append((start / scaled, (start + left) / scaled))
+    (top, bottom), (first, last) = ends
+    return first, top, last, bottom
 
 
 def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
@@ -227,7 +245,7 @@ def _tiled(lengths: list[int], side: int) -> Picture:
     last = len(lengths) - 1
     if side * side != lengths[0] or len(set(lengths)) > 1:
         raise GeometryError(f"tiles of {sorted(set(lengths))} tokens are no squares of one size")
-    grids = [Grid(side, side, 0, "tile", None) for _ in range(last)]
+    grids = [Grid(side, side, 0, "tile") for _ in range(last)]
     grids.append(Grid(side, side, 0, "overview" if last else "image"))
     return Picture(tuple(grids), torch.cat([patches(side, side, tile) for tile in range(len(lengths))]))
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from PIL import Image
@@ -162,15 +162,8 @@ def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor,
         encoded = tokenizer(text, return_offsets_mapping=True)
     except NotImplementedError as error:
         raise ValueError("the processor's tokenizer gives no character offsets; load a fast tokenizer") from error
-    image = processor.image_token_id
-    plain = [
-        (token, offset)
-        for token, offset in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        if token != image
-    ]
-    places = (ids != image).nonzero()[:, 0]  # image tokens were multiplied, the others kept their order
-    if ids[places].tolist() != [token for token, _ in plain]:
-        raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
+    plain = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
+    places = _matched([token for token, _ in plain], ids.tolist())
     offsets = [offset for _, offset in plain]
 
     def inside(ranges: list[tuple[int, int]]) -> Tensor:
@@ -179,9 +172,25 @@ def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor,
             for i, (a, b) in enumerate(offsets)
             if any(a < start + end and b > start + begin for begin, end in ranges) and a < b
         ]
-        return cast(Tensor, places[found])
+        if any(places[i] is None for i in found):
+            raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
+        return torch.tensor([places[i] for i in found], dtype=torch.long)
 
     special = set(tokenizer.all_special_ids)
     spans = {name: inside(ranges) for name, ranges in pieces.items()}
-    spans["prompt"] = places[[i for i, (token, _) in enumerate(plain) if token not in special]]
+    text_places = [places[i] for i, (token, _) in enumerate(plain) if token not in special and places[i] is not None]
+    spans["prompt"] = torch.tensor(text_places, dtype=torch.long)
     return spans
+
+
+def _matched(plain: list[int], ids: list[int]) -> list[int | None]:
+    """For each token of the text its place among the processor's ``ids``, None where the processor put something else.
+
+    A processor replaces what stands for an image by many tokens, markers among them, and leaves alone what comes before the
+    first image and behind the last one.
+    """
+    least = min(len(plain), len(ids))
+    front = next((i for i in range(least) if plain[i] != ids[i]), least)
+    back = next((i for i in range(least) if plain[-1 - i] != ids[-1 - i]), least)
+    shift = len(ids) - len(plain)
+    return [i if i < front else i + shift if i >= len(plain) - back else None for i in range(len(plain))]

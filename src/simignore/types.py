@@ -33,15 +33,16 @@ class Grid:
 
     rows, columns: patches; 1 and n where the n tokens are no grid (learned queries, or a family whose layout is not known).
     image: which image or video of the sample it belongs to, counted in reading order. kind: what it shows.
-    box: the part of the image that it covers, as fractions (left, top, right, bottom) of what the processor made of the
-        image; None where the tokens have no places. time: which frame of a video, counted as the model sees them.
+    box: the part of the image that it covers, as fractions (left, top, right, bottom) of its width and height, beyond 0 and 1
+        where padding was added; None where only the processor knows (it may crop, pad or tile), see
+        :func:`simignore.places.locate`. time: which frame of a video, counted as the model sees them.
     """
 
     rows: int
     columns: int
     image: int
     kind: Literal["image", "tile", "overview", "frame", "tokens"] = "image"
-    box: tuple[float, float, float, float] | None = (0.0, 0.0, 1.0, 1.0)
+    box: tuple[float, float, float, float] | None = None
     time: int = 0
 
     @property

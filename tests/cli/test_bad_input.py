@@ -123,8 +123,8 @@ def test_an_image_without_a_question(simignore, photo):
     ("config", "says"),
     [
         (None, "holds no config.json"),
-        ('{"model_type": "bert"}', "model type 'bert' is none of llava"),
-        ("{}", "model type None is none of llava"),
+        ('{"model_type": "bert"}', "model type 'bert' is none of aria"),
+        ("{}", "model type None is none of aria"),
         ("no json", "config.json"),
         ('{"model_type": "llava"}', "cannot be loaded"),
     ],

@@ -43,6 +43,7 @@ def ask(
     span: Annotated[str | None, _method(help="Part of the prompt to compare with: user, question, ...")] = None,
     hide: Annotated[str | None, _method(help="drop (shorten) or mask (hide from attention).")] = None,
     positions: Annotated[str | None, _method(help="keep each token's position, or reindex.")] = None,
+    within: Annotated[str | None, _method(help="Choose among all of a sample, or in each image or grid.")] = None,
     set_: Annotated[
         list[str] | None, _method("--set", metavar="NAME=VALUE", help="Any other option of the method; repeatable.")
     ] = None,
@@ -69,6 +70,7 @@ def ask(
         "span": span,
         "hide": hide,
         "positions": positions,
+        "within": within,
         **read_settings(set_ or []),
     }
     with waiting("loading", quiet=as_json):

@@ -19,7 +19,7 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
 
     name: None or "tiny" for the bundled model, else a folder or a hub name. device: "auto" takes a GPU if there is one.
     dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU.
-    Raises UnsupportedModelError (a ValueError) for a family that no entry serves, before any weights are read;
+    Raises UnsupportedModelError (a ValueError) for a model that takes no images, before any weights are read;
     ValueError for a device or dtype that is not there; OSError or ValueError, naming it, for what cannot be loaded.
     """
     from transformers.utils import logging
@@ -59,12 +59,28 @@ def _checked(name: str) -> str:
         raise OSError(
             f"no model {name!r}: there is no such folder in {os.getcwd()}, and the Hugging Face hub gave none ({error})"
         ) from error
-    if (kind := config.get("model_type")) not in FAMILIES:
+    if (kind := config.get("model_type")) not in FAMILIES and not _takes_images(kind):
         raise UnsupportedModelError(
             f"simignore cannot serve {name}: model type {kind!r} is none of {', '.join(sorted(FAMILIES))} "
-            "(`simignore list families`; CONTRIBUTING.md says how to add one)"
+            "(`simignore list families`), and no other model that transformers knows to take images with text"
+        )
+    if _is_original(config):
+        raise UnsupportedModelError(
+            f"{name} is an original checkpoint, not in the layout of transformers; write one that is: "
+            f"simignore convert {name} TARGET"
         )
     return str(folder) if folder.exists() else name
+
+
+def _takes_images(kind: Any) -> bool:
+    """Whether transformers has an image-text class for this model type; simignore may discover its parts."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _is_original(config: dict[str, Any]) -> bool:
+    return "mm_projector_type" in config or "mm_vision_tower" in config
 
 
 def _device(typed: str) -> str:
