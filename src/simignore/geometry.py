@@ -74,7 +74,8 @@ def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
     if size == 0 or ((count := _count(given)) and total % count == 0 and total // count != size):
         return queries(config, given, runs)
     cells = torch.cat([nothing(class_token), patches(side, side)])
-    return [Picture((Grid(side, side, 0),), cells) for run in runs for _ in range(_whole(run.length, size))]
+    grid = Grid(side, side, 0, covers=_covers(config))
+    return [Picture((grid,), cells) for run in runs for _ in range(_whole(run.length, size))]
 
 
 def queries(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
@@ -185,7 +186,8 @@ def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
         if most.isdigit() and (ratio := math.sqrt(rows * columns / (int(most) * side**2))) > 1.1:
             rows, columns = int(rows // ratio), int(columns // ratio)
         full = torch.cat([patches(rows, columns, 1).view(rows, columns, 3), nothing(rows)[:, None]], 1)
-        grids = Grid(side, side, 0, "overview", WHOLE), Grid(rows, columns, 0, box=box)
+        share = _covers(config)
+        grids = Grid(side, side, 0, "overview", (0.0, 0.0, share, share)), Grid(rows, columns, 0, box=box)
         found.append(Picture(grids, torch.cat([patches(side, side), full.flatten(0, 1)])))
     return found
 
@@ -221,7 +223,7 @@ def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> lis
 def tiles_in_a_run(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
     """Tiles of an image without anything between them, the overview last if there is more than one (InternVL)."""
     side = round(_side(config) * getattr(config, "downsample_ratio", 1.0))
-    return [_tiled([side * side] * _whole(run.length, side * side), side) for run in runs]
+    return [_tiled(config, [side * side] * _whole(run.length, side * side), side) for run in runs]
 
 
 def tiles_with_markers(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
@@ -235,18 +237,19 @@ def tiles_with_markers(config: Any, given: Mapping[str, Any], runs: list[Run]) -
     for run in runs:
         tiles.append(run.length)
         if run.before == ends[run.sample]:
-            found.append(_tiled(tiles, math.isqrt(tiles[0])))
+            found.append(_tiled(config, tiles, math.isqrt(tiles[0])))
             tiles = []
     return found
 
 
-def _tiled(lengths: list[int], side: int) -> Picture:
+def _tiled(config: Any, lengths: list[int], side: int) -> Picture:
     """One image of square tiles. Where its tiles lie, the model is not told: only the processor knows."""
     last = len(lengths) - 1
     if side * side != lengths[0] or len(set(lengths)) > 1:
         raise GeometryError(f"tiles of {sorted(set(lengths))} tokens are no squares of one size")
-    grids = [Grid(side, side, 0, "tile") for _ in range(last)]
-    grids.append(Grid(side, side, 0, "overview" if last else "image"))
+    share = _covers(config)
+    grids = [Grid(side, side, 0, "tile", covers=share) for _ in range(last)]
+    grids.append(Grid(side, side, 0, "overview" if last else "image", covers=share))
     return Picture(tuple(grids), torch.cat([patches(side, side, tile) for tile in range(len(lengths))]))
 
 
@@ -255,6 +258,13 @@ def _side(config: Any) -> int:
     vision = getattr(config, "vision_config", None)
     size, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
     return size // patch if size and patch else 0
+
+
+def _covers(config: Any) -> float:
+    """The share of a crop's side that whole patches cover."""
+    vision = getattr(config, "vision_config", None)
+    size, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
+    return size // patch * patch / size if size and patch else 1.0
 
 
 def _one(value: Any) -> int:

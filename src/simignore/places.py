@@ -32,6 +32,11 @@ class Place:
     picture: int
     box: Box
 
+    def cut_out(self, pictures: Sequence[Image.Image]) -> Image.Image:
+        """The part of the picture that the grid shows, at the picture's own resolution; padding is black."""
+        left, top, right, bottom = (round(end) for end in self.box)
+        return pictures[self.picture].convert("RGB").crop((left, top, max(right, left + 1), max(bottom, top + 1)))
+
     def cell(self, row: int, column: int) -> Box:
         """(left, top, right, bottom) of one token, in pixels of the picture."""
         left, top, right, bottom = self.box
@@ -66,8 +71,9 @@ def locate(
                 f"the prompt has {len(grids)} grids of image tokens, more than {len(pictures)} pictures make"
             )
         else:
-            number, crop = crops.pop(0)
-            placed.append(Place(grid, number, crop))
+            number, (left, top, right, bottom) = crops.pop(0)
+            covered = left, top, left + (right - left) * grid.covers, top + (bottom - top) * grid.covers
+            placed.append(Place(grid, number, covered))
     if crops:
         raise ValueError(
             f"{len(pictures)} pictures make more than the {len(grids)} grids of the prompt; pass those it was made of"

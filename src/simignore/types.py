@@ -36,6 +36,7 @@ class Grid:
     box: the part of the image that it covers, as fractions (left, top, right, bottom) of its width and height, beyond 0 and 1
         where padding was added; None where only the processor knows (it may crop, pad or tile), see
         :func:`simignore.places.locate`. time: which frame of a video, counted as the model sees them.
+    covers: the share of a crop's side that its patches cover, from the top left; a tower leaves out what makes no whole patch.
     """
 
     rows: int
@@ -44,6 +45,7 @@ class Grid:
     kind: Literal["image", "tile", "overview", "frame", "tokens"] = "image"
     box: tuple[float, float, float, float] | None = None
     time: int = 0
+    covers: float = 1.0
 
     @property
     def size(self) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from PIL import Image
 import checkpoints
 import models
 import simignore as library
-from simignore.figures import seen_image
 from simignore.figures.kept import bright_and_dark
 from simignore.select import from_kept
 from simignore.types import Answer
@@ -55,7 +54,6 @@ def directly(
     photo, method: library.Method | None, question: str = "What colour is the bus?", **words: object
 ) -> Answer:
     """The library's own answer about the picture, without the command line."""
-    processor = checkpoints.processor()
     prompt = library.build(processor, photo, question, **words)
     return library.ask(models.model(), processor, prompt, method, max_new_tokens=3)
 
@@ -118,11 +116,16 @@ def test_the_picture_shows_the_kept_tokens_on_what_the_model_saw(ask, photo, tmp
     out = tmp_path / "new" / "kept.png"
     found = facts(ask("--json", "--keep", "5", "--out", out))
     assert found["picture"] == str(out)
-    processor = checkpoints.processor()
-    pixels = processor.image_processor(Image.open(photo), return_tensors="pt")["pixel_values"][0]
+    picture = Image.open(photo).convert("RGB")
+    side, left, top = (
+        min(picture.size),
+        (picture.width - min(picture.size)) // 2,
+        (picture.height - min(picture.size)) // 2,
+    )
+    seen = picture.crop((left, top, left + side, top + side))  # the processor looks at the centre square alone
     kept = np.zeros(16, dtype=bool)
     kept[found["kept"]] = True
-    panel = np.asarray(bright_and_dark(seen_image(pixels, processor), kept.reshape(4, 4), cell=120))
+    panel = np.asarray(bright_and_dark(seen, kept.reshape(4, 4), cell=120))
     sheet = np.asarray(Image.open(out))
     places = np.argwhere((sheet[:-479, :-479] == panel[0, 0]).all(-1))
     assert any(np.array_equal(sheet[y : y + 480, x : x + 480], panel) for y, x in places)

@@ -6,11 +6,12 @@ import torch
 from PIL import Image
 
 import checkpoints
-from simignore.figures import kept_picture, seen_image
+from simignore.figures import kept_picture
 from simignore.figures.kept import bright_and_dark
 from simignore.figures.paint import ACCENT, UNSCORED, length, viridis, wrap, written
+from simignore.places import Place, locate
 from simignore.select import from_kept
-from simignore.types import Selection
+from simignore.types import Grid, Patches, Selection
 
 GRID = (4, 4)
 
@@ -35,6 +36,15 @@ def place_of(part: np.ndarray, whole: np.ndarray) -> list[tuple[int, int]]:
     return [(int(y), int(x)) for y, x in found if np.array_equal(whole[y : y + height, x : x + width], part)]
 
 
+def located(file: Image.Image, covers: float = 1.0) -> Place:
+    """Where the one grid of a picture lies that the processor of the random models crops."""
+    grid = torch.arange(16)[None] * 0
+    patches = Patches(((Grid(4, 4, 0, covers=covers),),), grid, torch.arange(16)[None] // 4, torch.arange(16)[None] % 4)
+    (place,) = locate(patches, [file], checkpoints.processor())
+    assert place is not None and place.grid.size == GRID
+    return place
+
+
 def centres(panel: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """The pixels in the middle of every patch, [rows, columns, 3]."""
     cell = panel.shape[0] // rows
@@ -42,34 +52,22 @@ def centres(panel: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("size", "left", "top"), [((12, 4), 4, 0), ((4, 10), 0, 3), ((4, 4), 0, 0)])
-def test_the_seen_image_is_the_crop_that_the_processor_made(size, left, top):
+def test_a_cut_out_is_the_crop_that_the_processor_made(size, left, top):
     file = coloured_patches(*size)
-    pixels = checkpoints.processor().image_processor(file, return_tensors="pt")["pixel_values"][0]
-    seen = np.asarray(seen_image(pixels, checkpoints.processor())).astype(int)
-    expected = np.asarray(file).astype(int)[top * 8 : top * 8 + 32, left * 8 : left * 8 + 32]
-    assert seen.shape == (32, 32, 3)
-    assert np.abs(seen - expected).max() <= 1
+    seen = np.asarray(located(file).cut_out([file]))
+    assert np.array_equal(seen, np.asarray(file)[top * 8 : top * 8 + 32, left * 8 : left * 8 + 32])
 
 
-def test_half_precision_pixels_are_shown_as_well():
-    file = coloured_patches(4, 4)
-    processor = checkpoints.processor()
-    pixels = processor.image_processor(file, return_tensors="pt")["pixel_values"][0]
-    seen = np.asarray(seen_image(pixels.bfloat16(), processor)).astype(int)
-    assert np.abs(seen - np.asarray(file).astype(int)).max() <= 4
-
-
-def test_seen_image_refuses_a_batch():
-    with pytest.raises(ValueError, match=r"pixel_values\[i\]"):
-        seen_image(torch.zeros(2, 3, 8, 8), checkpoints.processor())
+def test_what_makes_no_whole_patch_is_left_out():
+    place = located(coloured_patches(4, 4), covers=0.75)
+    assert place.box == pytest.approx((0, 0, 24, 24), abs=0.05)
+    assert place.cell(3, 1) == pytest.approx((6, 18, 12, 24), abs=0.05)
 
 
 @pytest.mark.parametrize("size", [(12, 4), (4, 10)])
 def test_kept_patches_keep_their_colours_and_dropped_ones_are_dark(size):
     file, places = coloured_patches(*size), [1, 6, 7, 15]
-    processor = checkpoints.processor()
-    pixels = processor.image_processor(file, return_tensors="pt")["pixel_values"][0]
-    seen = seen_image(pixels, processor)
+    seen = located(file).cut_out([file])
     kept = np.zeros(16, dtype=bool)
     kept[places] = True
     panel = bright_and_dark(seen, kept.reshape(GRID), cell=40)
@@ -95,13 +93,6 @@ def test_outlines_run_round_regions_not_between_kept_neighbours():
     assert not line[2:18, 22:58].any()  # no seam between the two upper patches
     assert not line[12:36, 22:38].any()  # nor between the upper and the lower one
     assert not line[:, :20].any() and not line[22:, 42:].any()  # dropped patches carry no line
-
-
-def test_pixels_beyond_the_last_whole_patch_are_cut_off():
-    image = Image.new("RGB", (30, 30), (0, 0, 255))
-    image.paste((250, 250, 250), (0, 0, 24, 24))
-    panel = np.asarray(bright_and_dark(image, np.ones((3, 3), dtype=bool), cell=16, patch=8))
-    assert (panel[3:-3, 3:-3] == 250).all()
 
 
 def test_the_heat_map_colours_every_patch_by_its_score_and_hatches_those_without():

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from simignore.methods import Method
+    from simignore.places import Place
     from simignore.prompt import Prompt
     from simignore.types import Answer, Trace
 
@@ -98,18 +99,20 @@ def cropped(prompt: Prompt, processor: Any) -> list[str]:
 
 def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: str = "") -> Image.Image:
     """What was kept, drawn on the images as the model saw them. Raises ValueError where image tokens form no grid."""
-    from simignore.figures import kept_picture, seen_image
+    from simignore.figures import kept_picture
+    from simignore.places import locate
 
-    grids = [grid.size for grid in c.trace.patches[0].grids[0] if grid.box is not None]
-    if not grids:
+    images = c.prompt.images
+    places = [place for place in locate(c.trace.patches[0], images, processor) if place is not None]
+    if not places:
         raise ValueError(
             "the image tokens of this model lie on no regular grid, so they cannot be drawn; leave out --out"
         )
-    tower = getattr(model.config, "vision_config", None)
     return kept_picture(
-        [seen_image(pixels, processor) for pixels in c.prompt.inputs["pixel_values"]],
+        [place.cut_out(images) for place in places],
         c.trace.selections[0],
-        grids,
+        [place.grid.size for place in places],
+        names=[_name(place, len(images)) for place in places] if len(places) > 1 else (),
         question=question,
         subtitle=subtitle,
         answers=[
@@ -118,8 +121,14 @@ def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: 
         ],
         method=str(c.method),
         score=score_kind(c.method),
-        patch=getattr(tower, "patch_size", None),
     )
+
+
+def _name(place: Place, pictures: int) -> str:
+    """What a panel shows, such as `image 2, tile`."""
+    what = {"image": "", "overview": "whole", "tile": "tile", "frame": f"frame {place.grid.time + 1}"}[place.grid.kind]
+    which = f"image {place.picture + 1}" if pictures > 1 else ""
+    return ", ".join(part for part in (which, what) if part) or "image"
 
 
 def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:

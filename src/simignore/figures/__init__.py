@@ -3,6 +3,6 @@
 kept   which image tokens stayed, and the scores they were chosen by (paint: its fonts, colours and text)
 """
 
-from simignore.figures.kept import kept_picture, seen_image
+from simignore.figures.kept import kept_picture
 
-__all__ = ["kept_picture", "seen_image"]
+__all__ = ["kept_picture"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,23 +31,6 @@ _LABELS = 96  # room for the numbers beside the colour bar
 _DIM, _COLOUR_LEFT = 0.40, 0.15  # of a dropped patch: how bright it stays, how much of its colour is left
 
 
-def seen_image(pixels: Any, processor: Any) -> Image.Image:
-    """The image as the model saw it: one entry of ``pixel_values`` [3, H, W] with the processor's normalisation undone.
-
-    Why: processors scale and crop (LLaVA-1.5 looks at the centre square only), so patches must be drawn on this image,
-    not on the file. Raises ValueError for anything but one image in three colours.
-    """
-    settings = processor.image_processor
-    seen = np.asarray(pixels.detach().float().cpu(), dtype=np.float64)  # [3, H, W]
-    if seen.ndim != 3 or seen.shape[0] != 3:
-        raise ValueError(f"pixels have shape {seen.shape}, not [3, height, width]; pass pixel_values[i]")
-    if getattr(settings, "do_normalize", True):
-        mean, std = (np.reshape(value, (3, 1, 1)) for value in (settings.image_mean, settings.image_std))
-        seen = seen * std + mean
-    scale = settings.rescale_factor if getattr(settings, "do_rescale", True) else 1.0
-    return Image.fromarray(np.clip(seen / scale, 0, 255).round().astype(np.uint8).transpose(1, 2, 0))
-
-
 def kept_picture(
     images: Image.Image | Sequence[Image.Image],
     selection: Selection,
@@ -60,7 +42,7 @@ def kept_picture(
     answers: Sequence[tuple[str, str]] = (),
     method: str = "",
     score: str = "score",
-    patch: int | None = None,
+    names: Sequence[str] = (),
     size: int = 480,
 ) -> Image.Image:
     """Draw what a selection kept of the images of one prompt.
@@ -69,10 +51,10 @@ def kept_picture(
     selection has scores, a heat map beside each image shows them, with the range and the lowest kept score on its bar;
     patches that an earlier cut had dropped have no score and are hatched. All images share one scale.
 
-    images: as the model saw them (:func:`seen_image`). grids: (rows, columns) of patches of each image.
+    images: what each grid shows (:meth:`simignore.places.Place.cut_out`). grids: (rows, columns) of patches of each.
     sample: row of the selection. question, subtitle, answers, method: captions; answers are pairs such as
         ("144 image tokens", "red"). score: what the scores are, with their unit, such as "cosine similarity".
-    patch: pixels per patch where the grid does not cover the image to its edge. size: pixels of a panel's longer side.
+    names: what each image is, where there are several. size: pixels of a panel's longer side.
     Raises ValueError if the grids do not hold as many patches as the selection has tokens.
     """
     panels = _panels(images, selection, grids, sample)
@@ -85,7 +67,7 @@ def kept_picture(
             sheet.paragraph(line, font_size)
     sheet.y += 14 if question or subtitle else 0
     for number, panel in enumerate(panels):
-        _row(sheet, panel, scores, widest, size, patch, score, number if len(panels) > 1 else None)
+        _row(sheet, panel, scores, widest, size, score, _named(number, names) if len(panels) > 1 else "")
     _answers(sheet, answers)
     if method:
         sheet.paragraph(method, 13, QUIET)
@@ -146,6 +128,10 @@ def _panels(
     return panels
 
 
+def _named(number: int, names: Sequence[str]) -> str:
+    return names[number] if names else f"image {number + 1}"
+
+
 def _scores(panels: Sequence[_Panel]) -> _Scores | None:
     """What the colour bar shows; None where nothing was scored."""
     scored = [(p.score, p.kept) for p in panels if p.score is not None]
@@ -166,30 +152,28 @@ def _row(
     scores: _Scores | None,
     widest: int,
     size: int,
-    patch: int | None,
     unit: str,
-    number: int | None,
+    name: str,
 ) -> None:
     """One image, its caption above, and its heat map and colour bar to the right."""
     left, cell = sheet.margin, _cell(panel.grid, size)
     right = left + widest + _GAP
-    name = "" if number is None else f"image {number + 1}: "
-    sheet.text(left, f"{name}{int(panel.kept.sum())} of {panel.kept.size} image tokens kept", 15, QUIET)
+    sheet.text(
+        left, f"{name}{': ' if name else ''}{int(panel.kept.sum())} of {panel.kept.size} image tokens kept", 15, QUIET
+    )
     if scores:
         sheet.text(right, f"score of each image token: {unit}{' (log scale)' if scores.log else ''}", 15, QUIET)
     sheet.y += 24
-    sheet.image.paste(bright_and_dark(panel.image, panel.kept, cell, patch), (left, sheet.y))
+    sheet.image.paste(bright_and_dark(panel.image, panel.kept, cell), (left, sheet.y))
     if scores and panel.score is not None:
         sheet.image.paste(_heat(panel.score, panel.kept, scores, cell), (right, sheet.y))
         _colour_bar(sheet, right + widest + _BAR_GAP, cell * panel.grid[0], scores)
     sheet.y += cell * panel.grid[0] + 20
 
 
-def bright_and_dark(image: Image.Image, kept: Array, cell: int, patch: int | None = None) -> Image.Image:
+def bright_and_dark(image: Image.Image, kept: Array, cell: int) -> Image.Image:
     """The image with every patch ``cell`` pixels wide: kept ones as they are, dropped ones dark and nearly grey."""
     rows, columns = kept.shape
-    if patch is not None:
-        image = image.crop((0, 0, columns * patch, rows * patch))
     size = columns * cell, rows * cell
     pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=float)  # [rows * cell, columns * cell, 3]
     grey = pixels @ np.array([0.299, 0.587, 0.114])
