@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from simignore import tiny
-from simignore.families import FAMILIES
+from simignore.families import FAMILIES, Family
 from simignore.methods import METHODS, PRESETS, Method
 from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
+CONTRACT = "results/families.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
     ACCURACY: "python -m simignore.tiny.evaluate --dtype bfloat16 --bed 100 --embeddings 500 --out results/tiny.json",
+    CONTRACT: "python scripts/contract.py --json results/families.json",
     SCENES: "python -m benchmarks.scenes --json results/scenes.json",
 }
 
@@ -48,10 +50,48 @@ def presets(_: Path) -> str:
     return markdown(("preset", "is"), [[f"`{name}`", f"`{method!s}`"] for name, method in PRESETS.items()])
 
 
-def families(_: Path) -> str:
-    """One row per model family."""
-    rows = [[f.title, f"`{f.model_type}`", _linked(f.source)] for f in FAMILIES.values()]
-    return markdown(("family", "`model_type`", "source"), rows)
+def families(root: Path) -> str:
+    """One row per model family, with what the last run of the contract found, and what is refused."""
+    result = read_result(root, CONTRACT)
+    by_type: dict[str, list[dict[str, Any]]] = {}
+    for case in result["cases"]:
+        by_type.setdefault(case["model_type"], []).append(case)
+    rows = []
+    for family in FAMILIES.values():
+        if family.model_type not in by_type:
+            raise StaleError(
+                f"{CONTRACT} has no case of {family.model_type!r}; add one to tests/zoo and run {MADE_BY[CONTRACT]}"
+            )
+        rows.append(_family_row(family, by_type.pop(family.model_type)))
+    found = ", ".join(f"`{kind}` ({_tests(cases)})" for kind, cases in by_type.items())
+    return (
+        markdown(("family", "`model_type`", "its image tokens are", "positions", "refused", "tests passed"), rows)
+        + f"\n\nNot in the table, found by their structure and checked at the first prefill: {found}.\n\n"
+        f"Run on {result['date']} with transformers {result['transformers']} and torch "
+        f"{result['torch']}: `{result['command']}`."
+    )
+
+
+def _family_row(family: Family, cases: list[dict[str, Any]]) -> list[str]:
+    laid = " ".join((family.images.__doc__ or "").split()).split(" (")[0].split(":")[0]
+    refused = [
+        ('`hide="mask"`', any(case["recurrent"] for case in cases)),
+        ('`positions="reindex"`', any("M-RoPE" in case["positions"] for case in cases)),
+        ("cuts before its last layers", any(case["shares_keys"] for case in cases)),
+    ]
+    return [
+        f"{family.title} ({_linked(family.source)})",
+        f"`{family.model_type}`",
+        f"{laid[0].lower()}{laid[1:]}{'; videos too' if family.videos else ''}",
+        "; ".join(dict.fromkeys(case["positions"] for case in cases)),
+        ", ".join(name for name, there in refused if there) or "-",
+        _tests(cases),
+    ]
+
+
+def _tests(cases: list[dict[str, Any]]) -> str:
+    passed, failed = (sum(case[outcome] for case in cases) for outcome in ("passed", "failed"))
+    return f"{passed} of {passed + failed}"
 
 
 def quickstart(root: Path) -> str:

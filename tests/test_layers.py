@@ -26,6 +26,8 @@ ROOMS = [
     "splice",
     "methods",
     "answer",
+    "reduced",
+    "doctor",
     "tiny",
     "convert",
     "figures",

@@ -79,7 +79,7 @@ def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
 
 
 def queries(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Tokens of learned queries, which look at the whole image and have no place in it (BLIP-2, Idefics 2, Aria)."""
+    """Tokens of learned queries, without places in the image (BLIP-2, Idefics 2, Aria)."""
     size = getattr(config, "num_query_tokens", None)
     total = sum(run.length for run in runs)
     count = _count(given)
@@ -106,7 +106,7 @@ def merged_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> lis
 
 
 def merged_either(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Images, or videos under the same placeholder (GLM-4V)."""
+    """Images of any size, neighbouring patches merged, or videos under the same placeholder (GLM-4V)."""
     return (merged if given.get("video_grid_thw") is None else merged_frames)(config, given, runs)
 
 
@@ -155,13 +155,13 @@ def rows_of_runs(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list
 
 
 def square_or_rows(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """LLaVA: square images, or images of any size where the tower is Pixtral's and so ``image_sizes`` comes with them."""
+    """Images of one size, or of any size with Pixtral's tower (LLaVA), which ``image_sizes`` come with."""
     return (square if given.get("image_sizes") is None else rows_of_runs)(config, given, runs)
 
 
 def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """An overview, then the image in full resolution without its padding, each row of it ended by a token that is no
-    patch (LLaVA-NeXT, LLaVA-OneVision): ``image_sizes``.
+    """An overview, then the whole image in full resolution, its rows ended by tokens that are no patches (LLaVA-NeXT,
+    LLaVA-OneVision): ``image_sizes``.
 
     Where several images share a prompt, LLaVA-OneVision gives each the overview only, ended by one such token.
     """
@@ -221,7 +221,7 @@ def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> lis
 
 
 def tiles_in_a_run(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Tiles of an image without anything between them, the overview last if there is more than one (InternVL)."""
+    """Tiles of an image in one run, the overview last if there is more than one (InternVL)."""
     side = round(_side(config) * getattr(config, "downsample_ratio", 1.0))
     return [_tiled(config, [side * side] * _whole(run.length, side * side), side) for run in runs]
 

@@ -54,6 +54,7 @@ def directly(
     photo, method: library.Method | None, question: str = "What colour is the bus?", **words: object
 ) -> Answer:
     """The library's own answer about the picture, without the command line."""
+    processor = checkpoints.processor()
     prompt = library.build(processor, photo, question, **words)
     return library.ask(models.model(), processor, prompt, method, max_new_tokens=3)
 

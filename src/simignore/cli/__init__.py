@@ -1,4 +1,4 @@
-"""The command line: ``simignore ask``, ``simignore list``. One file per command; heavy imports inside the commands."""
+"""The command line: one file per command; heavy imports inside the commands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, convert, list
+from simignore.cli import ask, convert, doctor, list
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 

@@ -30,7 +30,7 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
         from simignore import tiny
 
         return tiny.load(device=where, dtype=kind)
-    name = _checked(name)
+    name = checked(name)
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     wanted = kind if kind is not None else "auto" if where == "cuda" else _dtype("float32")
@@ -42,7 +42,7 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
     return model.to(where).eval(), processor
 
 
-def _checked(name: str) -> str:
+def checked(name: str) -> str:
     """The folder or hub name, once its config turned out to be that of a family which can be served."""
     from transformers import PretrainedConfig
 
