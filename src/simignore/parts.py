@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from simignore.discover import discover
@@ -79,6 +81,7 @@ def parts(model: nn.Module) -> Parts:
             "this model is compiled as a whole, and compiled code does not notice hooks that come later. Compile its decoder "
             "instead: model.model.language_model.compile()"
         )
+    _check_version(transformers.__version__)
     _refuse_other_structures(model, config)
     family = FAMILIES.get(getattr(config, "model_type", "")) or discover(model)
     merger = getattr(model, family.merger, model) if family.merger else model  # the bare merger itself is welcome too
@@ -142,6 +145,19 @@ def _at(module: nn.Module, path: str) -> nn.Module | None:
     for name in path.split("."):
         module = getattr(module, name, None)  # type: ignore[assignment]
     return module
+
+
+OLDEST, NEWEST = (5, 17), (6, 0)  # versions of transformers: from, and below; as in pyproject.toml
+
+
+def _check_version(version: str) -> None:
+    """The splice follows what transformers hands its decoders, which other versions do otherwise."""
+    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+    if not OLDEST <= found < NEWEST:
+        raise UnsupportedModelError(
+            f"transformers {version} is installed, and simignore works with 5.17 or newer and below 6; "
+            "pip install 'transformers>=5.17,<6'"
+        )
 
 
 def _refuse_other_structures(model: nn.Module, config: Any) -> None:

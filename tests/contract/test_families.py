@@ -158,6 +158,21 @@ def test_counts_are_kept_per_sample_per_image_and_per_grid(name):
 
 
 @LIVELY
+def test_a_batch_mixes_one_image_two_and_none(name):
+    case = EVERY[name]
+    model, own = case.model(), (*samples(case), Sample("is it red or blue ?"))
+    if case.model_type in ("blip-2", "instructblip", "paligemma", "got_ocr2", "chameleon"):
+        pytest.skip("the plain model or its processor does not take a prompt without an image beside others")
+    inputs = case.inputs(*own)
+    for method in methods(name, 3):
+        output, trace = generated(model, inputs, method)
+        assert trace.selections[0].count.tolist() == [3, 3, 0]
+        assert [len({grid.image for grid in grids}) for grids in trace.patches[0].grids][2] == 0
+        alone, _ = generated(model, case.inputs(own[2]))
+        torch.testing.assert_close(torch.stack(output.logits, 1)[2], torch.stack(alone.logits, 1)[0], **CLOSE)
+
+
+@LIVELY
 def test_beams_are_as_with_a_mask(name):
     case = EVERY[name]
     model, inputs = case.model(), case.inputs(*samples(case))
@@ -240,3 +255,11 @@ def test_what_cannot_be_served_is_refused_with_the_reason(name):
 
 def test_no_case_is_left_out_by_the_newest_transformers():
     assert not ABSENT or transformers.__version__ < "5.23"
+
+
+def test_other_versions_of_transformers_are_refused(monkeypatch):
+    model = CASES["llava-clip-llama"].model()
+    for version in ("5.16.1", "4.57.6", "6.0.0.dev0"):
+        monkeypatch.setattr("simignore.parts.transformers.__version__", version)
+        with pytest.raises(UnsupportedModelError, match=rf"transformers {version} is installed.*pip install"):
+            Random(keep=3)(model)
