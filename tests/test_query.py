@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
+from zoo import CASES, picture
 
 import models
 import processors
 from simignore import Simignore
+from simignore.parts import parts
 from simignore.query import Template, find_template
+from simignore.splice.reading import read
 
 PICTURE = Image.new("RGB", (40, 32), "red")
 
@@ -108,3 +111,25 @@ def test_a_tokenizer_that_knows_no_words_is_refused():
     processor = type("P", (), {"tokenizer": Deaf()})()
     with pytest.raises(ValueError, match="pass query=ids"):
         Template(processor, models.IMAGE)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if case.image and not case.options and name != "smolvlm"]
+)
+def test_the_users_words_are_found_behind_whatever_a_processor_makes_of_an_image(name):
+    """Tiles, markers, row ends and line ends that stand for the image are not the user's words."""
+    case = CASES[name]
+    processor = case.processor()
+    processor.chat_template = (
+        "<s>user : {% for c in messages[0]['content'] %}{% if c['type'] == 'image' %}"
+        + case.image
+        + "{% else %}{{ c['text'] }}{% endif %}{% endfor %} assistant :"
+    )
+    p = parts(case.model())
+    for images in (1, 2):
+        content = [{"type": "image"}] * images + [{"type": "text", "text": "what is left of the star ?"}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        inputs = processor(text=[text], images=[[picture(*case.sizes[-1])] * images], return_tensors="pt")
+        laid = read(p, inputs)
+        own = Template(processor, p.image_token).user_text(laid.text(0), laid.images[0])
+        assert processor.tokenizer.convert_ids_to_tokens(own) == ["what", "is", "left", "of", "the", "star", "?"]

@@ -91,6 +91,7 @@ class Template:
         self.tokenizer = getattr(processor, "tokenizer", processor)
         self.special = frozenset(self.tokenizer.all_special_ids)
         self.words = self._two_words()
+        self.markers = frozenset(getattr(self.tokenizer, "get_added_vocab", dict)().values())
         self._around: dict[int, tuple[list[int], list[int]]] = {}
         self.between = self._between()
 
@@ -105,7 +106,10 @@ class Template:
         if self.between and (turn := _last(text, self.between, begin)) is not None:
             begin = turn + len(self.between)
         end = _last(text, after, begin) if after else None
-        return [token for token in text[begin:end] if token not in self.special]
+        words = [token for token in text[begin:end] if token not in self.special]
+        while words and (words[0] in self.markers or not str(self.tokenizer.decode(words[:1])).strip()):
+            words = words[1:]  # some processors put markers and line ends between an image and the words
+        return words
 
     def _between(self) -> list[int]:
         """What stands between an assistant's answer and the user's next words; empty if it is too short to be told."""
