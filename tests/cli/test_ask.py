@@ -126,7 +126,7 @@ def test_the_picture_shows_the_kept_tokens_on_what_the_model_saw(ask, photo, tmp
     seen = picture.crop((left, top, left + side, top + side))  # the processor looks at the centre square alone
     kept = np.zeros(16, dtype=bool)
     kept[found["kept"]] = True
-    panel = np.asarray(bright_and_dark(seen, kept.reshape(4, 4), cell=120))
+    panel = np.asarray(bright_and_dark(seen, kept.reshape(4, 4), cell=(120, 120)))
     sheet = np.asarray(Image.open(out))
     places = np.argwhere((sheet[:-479, :-479] == panel[0, 0]).all(-1))
     assert any(np.array_equal(sheet[y : y + 480, x : x + 480], panel) for y, x in places)

@@ -70,7 +70,7 @@ def test_kept_patches_keep_their_colours_and_dropped_ones_are_dark(size):
     seen = located(file).cut_out([file])
     kept = np.zeros(16, dtype=bool)
     kept[places] = True
-    panel = bright_and_dark(seen, kept.reshape(GRID), cell=40)
+    panel = bright_and_dark(seen, kept.reshape(GRID), cell=(40, 40))
     shown, true = centres(np.asarray(panel), *GRID), centres(np.asarray(seen), *GRID)
     for place in range(16):
         now, then = shown[divmod(place, 4)], true[divmod(place, 4)]
@@ -85,7 +85,7 @@ def test_kept_patches_keep_their_colours_and_dropped_ones_are_dark(size):
 
 def test_outlines_run_round_regions_not_between_kept_neighbours():
     kept = np.array([[False, True, True], [False, True, False]])
-    panel = np.asarray(bright_and_dark(Image.new("RGB", (24, 16), (200, 200, 200)), kept, cell=20))
+    panel = np.asarray(bright_and_dark(Image.new("RGB", (24, 16), (200, 200, 200)), kept, cell=(20, 20)))
     line = (panel == ACCENT).all(-1)
     assert line[0:2, 20:60].all() and line[0:20, 20:22].all() and line[0:20, 58:60].all() and line[38:40, 20:40].all()
     assert line[18:20, 40:60].all()  # under the right arm
@@ -101,7 +101,7 @@ def test_the_heat_map_colours_every_patch_by_its_score_and_hatches_those_without
     image = coloured_patches(4, 4)
     sheet = np.asarray(kept_picture(image, selection([14, 15], score), GRID, size=160))
     (y, x), *more = place_of(
-        np.asarray(bright_and_dark(image, selection([14, 15]).kept[0].reshape(4, 4).numpy(), 40)), sheet
+        np.asarray(bright_and_dark(image, selection([14, 15]).kept[0].reshape(4, 4).numpy(), (40, 40))), sheet
     )
     assert not more
     heat = sheet[y : y + 160, x + 160 + 28 : x + 160 + 28 + 160]
@@ -122,7 +122,7 @@ def test_scores_over_many_powers_of_ten_are_coloured_by_their_logarithm():
     score = torch.tensor([[0.1, 1e-3, 1e-5, *[1e-9] * 12, 0.0]])
     image, chosen = coloured_patches(4, 4), selection([0, 15], score)
     sheet = np.asarray(kept_picture(image, chosen, GRID, size=160))
-    [(y, x)] = place_of(np.asarray(bright_and_dark(image, chosen.kept[0].reshape(4, 4).numpy(), 40)), sheet)
+    [(y, x)] = place_of(np.asarray(bright_and_dark(image, chosen.kept[0].reshape(4, 4).numpy(), (40, 40))), sheet)
     heat = centres(sheet[y : y + 160, x + 188 : x + 348], *GRID).reshape(16, 3)
     for place, part in ((0, 1), (1, 4 / 6), (2, 2 / 6), (3, 0), (15, 0)):  # six powers of ten below 0.1
         assert np.abs(heat[place] - viridis(np.array(part))).max() <= 1
@@ -147,8 +147,8 @@ def test_each_of_several_images_shows_its_own_tokens():
     chosen = selection([5, 16, 23], tokens=24)
     sheet = np.asarray(kept_picture([first, second], chosen, [(4, 4), (4, 2)], size=160))
     kept = chosen.kept[0].numpy()
-    upper = place_of(np.asarray(bright_and_dark(first, kept[:16].reshape(4, 4), 40)), sheet)
-    lower = place_of(np.asarray(bright_and_dark(second, kept[16:].reshape(4, 2), 40)), sheet)
+    upper = place_of(np.asarray(bright_and_dark(first, kept[:16].reshape(4, 4), (40, 40))), sheet)
+    lower = place_of(np.asarray(bright_and_dark(second, kept[16:].reshape(4, 2), (40, 40))), sheet)
     assert len(upper) == len(lower) == 1 and lower[0][0] >= upper[0][0] + 160
 
 

@@ -59,7 +59,7 @@ def kept_picture(
     """
     panels = _panels(images, selection, grids, sample)
     scores = _scores(panels)
-    widest = max(_cell(p.grid, size) * p.grid[1] for p in panels)
+    widest = max(_cell(p, size)[1] * p.grid[1] for p in panels)
     width = 2 * _MARGIN + widest + (_GAP + widest + _BAR_GAP + _BAR + _LABELS if scores else 0)
     sheet = Sheet(max(width, 480 + 2 * _MARGIN), _MARGIN, most=sum(2 * size for _ in panels) + 2000)
     for line, font_size in ((question, 22), (subtitle, 17)):
@@ -156,7 +156,7 @@ def _row(
     name: str,
 ) -> None:
     """One image, its caption above, and its heat map and colour bar to the right."""
-    left, cell = sheet.margin, _cell(panel.grid, size)
+    left, cell = sheet.margin, _cell(panel, size)
     right = left + widest + _GAP
     sheet.text(
         left, f"{name}{': ' if name else ''}{int(panel.kept.sum())} of {panel.kept.size} image tokens kept", 15, QUIET
@@ -167,25 +167,25 @@ def _row(
     sheet.image.paste(bright_and_dark(panel.image, panel.kept, cell), (left, sheet.y))
     if scores and panel.score is not None:
         sheet.image.paste(_heat(panel.score, panel.kept, scores, cell), (right, sheet.y))
-        _colour_bar(sheet, right + widest + _BAR_GAP, cell * panel.grid[0], scores)
-    sheet.y += cell * panel.grid[0] + 20
+        _colour_bar(sheet, right + widest + _BAR_GAP, cell[0] * panel.grid[0], scores)
+    sheet.y += cell[0] * panel.grid[0] + 20
 
 
-def bright_and_dark(image: Image.Image, kept: Array, cell: int) -> Image.Image:
-    """The image with every patch ``cell`` pixels wide: kept ones as they are, dropped ones dark and nearly grey."""
+def bright_and_dark(image: Image.Image, kept: Array, cell: tuple[int, int]) -> Image.Image:
+    """The image with patches of ``cell`` (height, width) pixels: kept ones as they are, dropped ones dark and nearly grey."""
     rows, columns = kept.shape
-    size = columns * cell, rows * cell
-    pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=float)  # [rows * cell, columns * cell, 3]
+    size = columns * cell[1], rows * cell[0]
+    pixels = np.asarray(image.resize(size, Image.Resampling.LANCZOS), dtype=float)  # [height, width, 3]
     grey = pixels @ np.array([0.299, 0.587, 0.114])
     dark = _DIM * (grey[..., None] * (1 - _COLOUR_LEFT) + pixels * _COLOUR_LEFT)
     shown = np.where(_enlarged(kept, cell)[..., None], pixels, dark).round().astype(np.uint8)
     return _outlined(shown, kept, cell, ACCENT)
 
 
-def _outlined(pixels: Array, kept: Array, cell: int, colour: Colour) -> Image.Image:
+def _outlined(pixels: Array, kept: Array, cell: tuple[int, int], colour: Colour) -> Image.Image:
     """The pixels with a thin line round every connected region of kept patches, drawn inside it."""
-    thick = 2 if cell >= 12 else 1
-    inside = _enlarged(kept, cell)  # [rows * cell, columns * cell]
+    thick = 2 if min(cell) >= 12 else 1
+    inside = _enlarged(kept, cell)  # [height, width]
     around = np.pad(inside, thick)
     reach = range(2 * thick + 1)
     height, width = inside.shape
@@ -193,12 +193,12 @@ def _outlined(pixels: Array, kept: Array, cell: int, colour: Colour) -> Image.Im
     return Image.fromarray(np.where((inside & ~inner)[..., None], np.array(colour, dtype=np.uint8), pixels))
 
 
-def _enlarged(patches: Array, cell: int) -> Array:
-    """Every patch repeated to ``cell`` x ``cell`` pixels."""
-    return patches.repeat(cell, axis=0).repeat(cell, axis=1)
+def _enlarged(patches: Array, cell: tuple[int, int]) -> Array:
+    """Every patch repeated to ``cell`` (height, width) pixels."""
+    return patches.repeat(cell[0], axis=0).repeat(cell[1], axis=1)
 
 
-def _heat(score: Array, kept: Array, scores: _Scores, cell: int) -> Image.Image:
+def _heat(score: Array, kept: Array, scores: _Scores, cell: tuple[int, int]) -> Image.Image:
     """The scores in colour, hatched where there is none, with the kept regions outlined as in the picture."""
     scored = np.isfinite(score)
     colours = _enlarged(viridis(scores.part(np.where(scored, score, scores.low))), cell)
@@ -243,9 +243,11 @@ def _answers(sheet: Sheet, answers: Sequence[tuple[str, str]]) -> None:
     sheet.y += 8
 
 
-def _cell(grid: Grid, size: int) -> int:
-    """Whole pixels per patch, so that no patch is wider than another."""
-    return max(1, round(size / max(grid)))
+def _cell(panel: _Panel, size: int) -> tuple[int, int]:
+    """(height, width) in pixels of one patch; the panel has the image's proportions, its longer side about ``size``."""
+    scale = size / max(panel.image.size)
+    width, height = (max(1.0, scale * length) for length in panel.image.size)
+    return max(1, round(height / panel.grid[0])), max(1, round(width / panel.grid[1]))
 
 
 def _number(value: float) -> str:
