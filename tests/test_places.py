@@ -12,7 +12,8 @@ from PIL import Image
 from zoo import CASES, Case, Sample
 
 import oracles
-from simignore import Random, locate
+from simignore import Random, figures, locate
+from simignore.figures.drawn import names
 from simignore.parts import parts
 
 PLACELESS = {"idefics2", "aria", "blip-2", "instructblip"}  # learned queries look everywhere
@@ -108,3 +109,53 @@ def test_frames_of_a_video_lie_on_their_frame():
     placed = locate(trace.patches[0], still[::2], case.shared_processor())  # two frames are merged into one
     assert [place.picture for place in placed] == [0, 1]
     assert all(place.box == (0, 0, *case.sizes[1]) for place in placed)
+
+
+def traced(case: Case, *pictures: Image.Image):
+    """A trace of one prompt with these pictures."""
+    model, inputs = case.model(), case.inputs(Sample(images=pictures))
+    with torch.no_grad(), Random(keep=0.5)(model) as trace:
+        model(**inputs)
+    return trace
+
+
+def test_what_does_not_fit_together_is_refused(tmp_path):
+    wide, tall = Image.new("RGB", (90, 40)), Image.new("RGB", (40, 90))
+    tiled, whole = CASES["aya-vision"], CASES["qwen2-vl"]
+    for case, message in ((whole, "made of 2 images, and 3 were passed"), (tiled, "the processor makes")):
+        patches = traced(case, wide, tall).patches[0]
+        with pytest.raises(ValueError, match=message):
+            locate(patches, [wide, tall, wide], case.shared_processor())
+        with pytest.raises(ValueError, match="of this sample alone"):
+            locate(patches, wide, case.shared_processor())
+    with pytest.raises(TypeError, match=r"trace\.patches\[0\]"):
+        locate([patches], [wide, tall], tiled.shared_processor())
+    wide.save(tmp_path / "wide.png")
+    alone = traced(whole, wide)
+    assert locate(alone.patches[0], tmp_path / "wide.png", whole.shared_processor())[0].box == (0, 0, 90, 40)
+
+
+def test_a_trace_is_drawn_in_one_call():
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
+    for name, panels in (("qwen2-vl", 1), ("aya-vision", 4), ("llava-next-clip-llama", 2)):
+        case = CASES[name]
+        drawn = figures.draw(traced(case, wide), wide, case.shared_processor(), question="Where?")
+        assert drawn.height > 150 * panels
+    with pytest.raises(ValueError, match="learned queries"):
+        figures.draw(traced(CASES["idefics2"], wide), wide, CASES["idefics2"].shared_processor())
+
+
+def test_panels_are_named_by_what_they_show():
+    wide, tall = Image.new("RGB", (90, 40)), Image.new("RGB", (40, 90))
+
+    def named(name: str, *pictures: Image.Image) -> list[str]:
+        case = CASES[name]
+        placed = locate(traced(case, *pictures).patches[0], pictures, case.shared_processor())
+        return names(placed, len(pictures))
+
+    assert named("llava-next-clip-llama", wide) == ["overview", "full resolution"]
+    tiles = named("aya-vision", wide, tall)
+    assert (
+        tiles[0].startswith("image 1, tile 1 of ") and "image 1, overview" in tiles and tiles[-1] == "image 2, overview"
+    )
+    assert named("qwen2-vl", wide, tall) == ["image 1", "image 2"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from zoo import CASES
 
 import models
 import processors
@@ -153,11 +154,23 @@ def test_bad_questions(more, message, picture):
         build(processors.processor(), picture, **{"question": "What?", **more})
 
 
-def test_a_processor_without_a_chat_template(picture):
+def test_a_processor_without_a_chat_template_gets_images_and_words(picture):
     processor = processors.processor()
     processor.chat_template = None
-    with pytest.raises(ValueError, match="no chat template"):
-        build(processor, picture, "What?")
+    prompt = build(processor, picture, "What colour is this?")
+    assert prompt.text == "<image>What colour is this?"
+    assert " ".join(processor.tokenizer.convert_ids_to_tokens(prompt.query("question"))) == "What colour is this ?"
+
+
+@pytest.mark.parametrize("name", ["paligemma", "blip-2", "gemma3", "aya-vision"])
+def test_words_are_found_whatever_the_processor_puts_around_them(name):
+    """PaliGemma's adds a begin token behind the image and a line end behind the words; others markers and tiles."""
+    case = CASES[name]
+    processor = case.processor()
+    processor.chat_template = None
+    prompt = build(processor, Image.new("RGB", (60, 30)), "what colour is the star ?")
+    said = processor.tokenizer.convert_ids_to_tokens(prompt.query("question"))
+    assert said == ["what", "colour", "is", "the", "star", "?"]
 
 
 def test_bad_images(tmp_path, picture, monkeypatch):

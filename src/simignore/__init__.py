@@ -21,7 +21,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simignore import tiny
+    from simignore import figures, tiny
     from simignore.answer import ask
     from simignore.families import FAMILIES, UnsupportedModelError
     from simignore.methods import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Simignore, preset
@@ -74,6 +74,7 @@ __all__ = [
     "View",
     "ask",
     "build",
+    "figures",
     "locate",
     "preset",
     "tiny",
@@ -82,12 +83,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import simignore`` and ``simignore --help`` stay quick."""
-    if name == "tiny":
-        return import_module("simignore.tiny")
+    if name in ("tiny", "figures"):
+        return import_module(f"simignore.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'simignore' has no attribute {name!r}")
     return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__"})

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from simignore.methods import Method, Random
 from simignore.parts import Parts, parts
+from simignore.prompt import marks, rendered
 from simignore.splice.reading import read
 
 SIZES = ((336, 336), (640, 480), (480, 640), (1280, 720))  # (width, height) of pictures that tokens are counted for
 NEW = 4  # tokens that are generated
 CLOSE = 1e-3  # of the largest logit: what rounding may change in float32
+Prompted = tuple[list[Image.Image], str]  # pictures, and what is asked about them
 _QUESTIONS = (
     "What is in the picture?",
     "Which of these two pictures shows more, and what else is there to see in them?",
@@ -36,9 +38,9 @@ class Finding:
 def tokens_per_image(model: nn.Module, processor: Any) -> dict[tuple[int, int], tuple[int, str]]:
     """For some picture sizes (width, height) the image tokens, and the grids on which they lie."""
     found = {}
-    p = parts(model)
+    p, mark = parts(model), _prompts(model, processor)[0]
     for size in SIZES:
-        prompt = _inputs(processor, [([_picture(*size)], _QUESTIONS[0])])
+        prompt = _inputs(processor, [([_picture(*size)], _QUESTIONS[0])], mark)
         laid = read(p, prompt)
         if laid is not None:
             grids = " + ".join(
@@ -55,14 +57,7 @@ def examine(model: nn.Module, processor: Any) -> Iterator[Finding]:
     Two prompts, one with one picture and one with two, are cut before the decoder and, where it can be, inside it.
     """
     p = parts(model)
-    prompts = [([_picture(96, 64, 1)], _QUESTIONS[0]), ([_picture(64, 112, 2), _picture(64, 64, 3)], _QUESTIONS[1])]
-    try:
-        inputs = _inputs(processor, prompts)
-        plain = _generated(model, inputs)
-    except Exception:  # some models take one picture for each prompt, and no more
-        prompts = [(pictures[:1], question) for pictures, question in prompts]
-        inputs = _inputs(processor, prompts)
-        plain = _generated(model, inputs)
+    mark, prompts, inputs, plain = _prompts(model, processor)
     cuts = [Random(keep=0.3)] + ([Random(keep=0.3, layer=p.last_cut)] if p.last_cut else [])
     before = _hooks(model)
 
@@ -74,15 +69,14 @@ def examine(model: nn.Module, processor: Any) -> Iterator[Finding]:
         return Finding(name, "holds", detail or "")
 
     yield attempt("keeping everything changes no bit", lambda: _identity(model, inputs, plain, cuts))
-    first = _inputs(processor, prompts[:1])
+    first = _inputs(processor, prompts[:1], mark)
     call = _decoder_call(p, first)
     if p.recurrent or _counts_windows(p, call):
         yield attempt("dropping is a run on the shorter prompt", lambda: _native(p, first, call))
     else:
         yield attempt("dropping is masking", lambda: _masking(model, inputs, cuts))
-    yield attempt(
-        "a batch gives each sample what it gets alone", lambda: _alone(model, processor, prompts, inputs, cuts)
-    )
+    single = [_inputs(processor, [prompt], mark) for prompt in prompts]
+    yield attempt("a batch gives each sample what it gets alone", lambda: _alone(model, single, inputs, cuts))
     yield attempt("the promised count stays, and all text", lambda: _counts(model, inputs))
     yield attempt("the model is as before", lambda: _restored(model, inputs, plain, before))
 
@@ -149,14 +143,13 @@ def _counts_windows(p: Parts, call: dict[str, Any]) -> bool:
     return not made_outside and any(isinstance(window, int) and window < length for window in windows)
 
 
-def _alone(model: nn.Module, processor: Any, prompts: list[Any], inputs: dict[str, Tensor], cuts: list[Random]) -> str:
+def _alone(model: nn.Module, single: list[dict[str, Tensor]], inputs: dict[str, Tensor], cuts: list[Random]) -> str:
     worst = 0.0
     for method in cuts:
         together = _generated(model, inputs, method)
-        for b, prompt in enumerate(prompts):
-            single = _generated(model, _inputs(processor, [prompt]), method)
-            worst = max(worst, _apart(together[:, b], single[:, 0], f"{method}, sample {b}"))
-    return f"{len(prompts)} samples, logits differ by {worst:.0e} of the largest, {_said(cuts)}"
+        for b, own in enumerate(single):
+            worst = max(worst, _apart(together[:, b], _generated(model, own, method)[:, 0], f"{method}, sample {b}"))
+    return f"{len(single)} samples, logits differ by {worst:.0e} of the largest, {_said(cuts)}"
 
 
 def _counts(model: nn.Module, inputs: dict[str, Tensor]) -> str:
@@ -169,7 +162,7 @@ def _counts(model: nn.Module, inputs: dict[str, Tensor]) -> str:
         longest = max(int(inputs["attention_mask"][b].sum()) - tokens[b] + keep for b in range(len(tokens)))
         if kept != [keep] * len(kept) or trace.tokens_after[0] != longest:
             raise ValueError(f"keep={keep} kept {kept}, and {trace.tokens_after[0]} tokens ran instead of {longest}")
-    return f"1 and 3 of {', '.join(map(str, tokens))} image tokens"
+    return f"1 and then 3 of the image tokens of prompts with {' and '.join(map(str, tokens))}"
 
 
 def _restored(model: nn.Module, inputs: dict[str, Tensor], plain: Tensor, before: list[tuple[str, int, int]]) -> str:
@@ -211,9 +204,29 @@ def _picture(width: int, height: int, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def _inputs(processor: Any, prompts: list[tuple[list[Image.Image], str]]) -> dict[str, Tensor]:
+def _prompts(model: nn.Module, processor: Any) -> tuple[str, list[Prompted], dict[str, Tensor], Tensor]:
+    """Prompts that the plain model takes: the mark that stands for an image, the prompts, the processor's output, logits.
+
+    Some models take one picture for each prompt, and no more; what stands for a picture differs where no template says it.
+    """
+    one, two = [_picture(96, 64, 1)], [_picture(64, 112, 2), _picture(64, 64, 3)]
+    failures = []
+    for pictures in ((one, two), (one, two[:1])):
+        prompts = list(zip(pictures, _QUESTIONS, strict=True))
+        for mark in dict.fromkeys([*marks(processor), ""]):
+            try:
+                inputs = _inputs(processor, prompts, mark)
+                return mark, prompts, inputs, _generated(model, inputs)
+            except Exception as error:  # the next way may do
+                failures.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
+    raise ValueError(
+        f"the plain model does not run on what its processor makes of a picture and a question ({failures[0]})"
+    )
+
+
+def _inputs(processor: Any, prompts: list[Prompted], mark: str) -> dict[str, Tensor]:
     """What the processor makes of (pictures, question) pairs, padded on the left, floats in float32."""
-    texts = [_text(processor, len(pictures), question) for pictures, question in prompts]
+    texts = [rendered(processor, question, len(pictures), mark) for pictures, question in prompts]
     nested = [pictures for pictures, _ in prompts]
     flat = [picture for pictures in nested for picture in pictures]
     tokenizer = getattr(processor, "tokenizer", processor)
@@ -236,12 +249,3 @@ def _first_that_works(*ways: Callable[[], Any]) -> Any:
         except Exception:
             continue
     return ways[-1]()
-
-
-def _text(processor: Any, pictures: int, question: str) -> str:
-    content = [{"type": "image"}] * pictures + [{"type": "text", "text": question}]
-    if getattr(processor, "chat_template", None):
-        message = [{"role": "user", "content": content}]
-        return str(processor.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    mark = getattr(processor, "boi_token", None) or getattr(processor, "image_token", None) or "<image>"
-    return str(mark) * pictures + question

@@ -91,7 +91,8 @@ def queries(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pict
 
 
 def runs_alone(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Every run is an image, and nothing is known of its places: what a family that was discovered gets."""
+    """Every run is an image, and nothing is known of its places: what a family that was discovered gets. Images without any
+    token between them look like one."""
     return [loose(run.length) for run in runs]
 
 
@@ -232,6 +233,10 @@ def tiles_with_markers(config: Any, given: Mapping[str, Any], runs: list[Run]) -
     The overview is announced by a token of its own, which therefore stands before the last run of every sample.
     """
     ends = {run.sample: run.before for run in runs}
+    if any(before == PAD for before in ends.values()) and len(runs) > len(ends):
+        raise GeometryError(
+            "which tiles make one image is told by the tokens between them; pass input_ids, not embeddings"
+        )
     found: list[Picture] = []
     tiles: list[int] = []
     for run in runs:

@@ -102,8 +102,8 @@ def parts(model: nn.Module) -> Parts:
         projector=cast(nn.Module, found["projector"]),
         decoder=decoder,
         layers=layers,
-        attentions=tuple(getattr(layer, "self_attn", None) for layer in layers),
-        recurrent=any(_is_recurrent(layer) for layer in layers),
+        attentions=tuple(_attention(layer) for layer in layers),
+        recurrent=any(_is_recurrent(layer) for layer in layers) or _other_kinds(decoder),
         key_sources=_key_sources(decoder, len(layers)),
         embed=cast(Any, decoder).get_input_embeddings(),
         rotary=getattr(decoder, "rotary_emb", None),
@@ -196,10 +196,26 @@ def _crosses(name: str) -> bool:
 
 
 _RECURRENT = ("linear_attn", "conv", "short_conv", "mamba", "mixer", "ssm", "temporal_block", "recurrent")
+_CARRIES = re.compile(r"DeltaNet|LinearAttention|Mamba|S?Conv|Recurrent|RGLRU|SSM|Rwkv|Retention", re.IGNORECASE)
+_ATTENDS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
 def _is_recurrent(layer: nn.Module) -> bool:
-    return any(hasattr(layer, name) for name in _RECURRENT)
+    """Whether anything in a layer carries a state from token to token, by its name or by its class."""
+    return any(hasattr(layer, name) for name in _RECURRENT) or any(
+        _CARRIES.search(type(inner).__name__) for inner in layer.modules()
+    )
+
+
+def _attention(layer: nn.Module) -> nn.Module | None:
+    """A layer's attention over all tokens; None where it mixes them otherwise."""
+    attention = getattr(layer, "self_attn", None)
+    return None if attention is None or _CARRIES.search(type(attention).__name__) else attention
+
+
+def _other_kinds(decoder: nn.Module) -> bool:
+    """Whether the config names layers that do more than attend."""
+    return any(kind not in _ATTENDS for kind in getattr(decoder.config, "layer_types", None) or ())
 
 
 def _mixes_in_a_known_way(layer: nn.Module) -> bool:

@@ -15,17 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from simignore.prompt import open_image
 from simignore.types import Grid, Patches
 
 Box = tuple[float, float, float, float]
+Pictures = Any  # one image or a list of them, each opened or a path
 
 
 @dataclass(frozen=True)
 class Place:
     """A grid on the picture it was made of.
 
-    grid: its rows and columns. picture: which of the pictures that were passed. box: (left, top, right, bottom) in that
-    picture's pixels, beyond its edges where the processor added padding.
+    grid: its rows and columns. picture: the number of the picture among those that were passed. box: (left, top, right,
+    bottom) in that picture's pixels, beyond its edges where the processor added padding.
     """
 
     grid: Grid
@@ -44,49 +46,63 @@ class Place:
         return left + column * width, top + row * height, left + (column + 1) * width, top + (row + 1) * height
 
 
-def locate(
-    patches: Patches, pictures: Sequence[Image.Image], processor: Any, sample: int = 0, **options: Any
-) -> list[Place | None]:
-    """Where each grid of a sample lies; None for tokens without places (learned queries, a family that was discovered).
+def locate(patches: Patches, pictures: Pictures, processor: Any, sample: int = 0, **options: Any) -> list[Place | None]:
+    """Where each grid of image tokens lies on the pictures of one sample's prompt:
 
-    patches: of a trace. pictures: the images of the sample's prompt as they were passed, in reading order, or the frames of
-    its only video. processor: the model's. options: what its call was given for images, such as ``do_pan_and_scan=True``.
-    Raises ValueError if the grids and what the processor makes of the pictures do not fit together.
+        places = simignore.locate(trace.patches[0], photo, processor)
+        left, top, right, bottom = places[0].cell(row=3, column=5)  # one token, in pixels of the photo
+
+    A :class:`Place` has its ``grid``, its ``picture`` (a number), its ``box``, ``cell(row, column)`` and ``cut_out(pictures)``;
+    None stands for tokens without places (learned queries, a family that was discovered).
+
+    patches: of a trace, ``trace.patches[0]``. pictures: the images of *that sample's* prompt, not the batch's, as they were
+    passed and in reading order (opened, or paths); or the frames of its only video, as the model sees them. processor: the
+    model's. options: what its call was given for images, such as ``do_pan_and_scan=True``.
+    Raises ValueError if the grids and what the processor makes of the pictures do not fit together. Pictures of the same
+    number and shape in another order cannot be told from the right ones.
     """
-    grids = patches.grids[sample]
-    asked = [
-        _crops(processor, picture, options) if any(g.box is None and g.kind != "tokens" for g in grids) else []
-        for picture in pictures
-    ]
-    crops = [(number, crop) for number, own in enumerate(asked) for crop in own]
+    if not isinstance(patches, Patches):
+        raise TypeError(f"patches is a {type(patches).__name__}; pass those of one prefill: trace.patches[0]")
+    images, grids = opened(pictures), patches.grids[sample]
+    videos = any(grid.kind == "frame" for grid in grids)
+    asked = any(grid.box is None and grid.kind != "tokens" for grid in grids)
+    crops = [(n, crop) for n, image in enumerate(images) if asked for crop in _crops(processor, image, options)]
+    _check_numbers(grids, len(images), len(crops), videos)
     placed: list[Place | None] = []
     for grid in grids:
         if grid.kind == "tokens":
             placed.append(None)
         elif grid.box is not None:
-            number = grid.time if grid.kind == "frame" else grid.image
-            placed.append(Place(grid, number, _scaled(grid.box, _one(pictures, number).size)))
-        elif not crops:
-            raise ValueError(
-                f"the prompt has {len(grids)} grids of image tokens, more than {len(pictures)} pictures make"
-            )
+            number = grid.time if videos else grid.image
+            placed.append(Place(grid, number, _scaled(grid.box, images[number].size)))
         else:
             number, (left, top, right, bottom) = crops.pop(0)
             covered = left, top, left + (right - left) * grid.covers, top + (bottom - top) * grid.covers
             placed.append(Place(grid, number, covered))
-    if crops:
-        raise ValueError(
-            f"{len(pictures)} pictures make more than the {len(grids)} grids of the prompt; pass those it was made of"
-        )
     return placed
 
 
-def _one(pictures: Sequence[Image.Image], number: int) -> Image.Image:
-    if number >= len(pictures):
+def opened(pictures: Pictures) -> list[Image.Image]:
+    """One picture or several, opened or paths, as a list of opened ones."""
+    several = pictures if isinstance(pictures, list | tuple) else [pictures]
+    return [open_image(picture) for picture in several]
+
+
+def _check_numbers(grids: Sequence[Grid], pictures: int, crops: int, videos: bool) -> None:
+    """Raise ValueError where the pictures cannot be those that the grids were made of."""
+    known = {grid.time if videos else grid.image for grid in grids if grid.box is not None}
+    unknown = [grid for grid in grids if grid.box is None and grid.kind != "tokens"]
+    expected = {grid.image for grid in grids if grid.kind != "tokens"}
+    if known and not unknown and len(known) != pictures:
         raise ValueError(
-            f"the prompt has image {number + 1}, and {len(pictures)} pictures were passed; pass all of them"
+            f"this sample's prompt was made of {len(known)} {'frames' if videos else 'images'}, and {pictures} were passed; "
+            "pass those of this sample alone"
         )
-    return pictures[number]
+    if unknown and crops != len(unknown):
+        raise ValueError(
+            f"this sample's prompt holds {len(unknown)} grids of image tokens for {len(expected)} images, and the processor "
+            f"makes {crops} of the {pictures} passed; pass the pictures of this sample alone, as they were"
+        )
 
 
 def _scaled(box: Box, size: tuple[int, int]) -> Box:

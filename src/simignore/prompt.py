@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +76,52 @@ def build(
 ) -> Prompt:
     """Put a question about images into the model's own words.
 
-    processor: the model's, with a chat template. images: a path or an opened image, or a list of them, or None.
+    processor: the model's; without a chat template the prompt is the images and the words alone. images: a path or an
+        opened image, or a list of them, or None.
     context, options: as in ScienceQA; with options the wording is ScienceQA's, without it is the bare question.
     answer: how to answer options: with the "letter" (default) or the "text"; "free" adds no instruction.
     Raises ValueError for an empty question, for more options than letters, for an image that cannot be read, and for a
-    processor without a chat template or without a fast tokenizer (where the spans are cannot be told then).
+    processor without a fast tokenizer (where the spans are cannot be told then).
     """
     opened = tuple(open_image(image) for image in _as_list(images))
     content, pieces = wording(question, context=context, options=options, answer=answer)
-    if not getattr(processor, "chat_template", None):
-        raise ValueError(
-            "the processor has no chat template; load the model's own processor or set processor.chat_template"
-        )
-    text = processor.apply_chat_template([_message(content, len(opened))], add_generation_prompt=True, tokenize=False)
-    inputs = processor(images=list(opened) or None, text=text, return_tensors="pt")
-    spans = _spans(processor, text, content, pieces, inputs["input_ids"][0], len(opened))
+    mark, inputs = _processed(processor, content, opened)
+    text = rendered(processor, content, len(opened), mark)
+    spans = _spans(
+        processor, (text, content), pieces, inputs["input_ids"][0], rendered(processor, _WORD, len(opened), mark)
+    )
     return Prompt(inputs, text, opened, spans, tuple(option.strip() for option in options), processor.tokenizer)
+
+
+def rendered(processor: Any, content: str, images: int, mark: str = "") -> str:
+    """The prompt of one user turn in the words of the processor's chat template, or, for models that were not trained to
+    chat (PaliGemma, BLIP-2), a mark for each image and then the words."""
+    if getattr(processor, "chat_template", None):
+        return str(
+            processor.apply_chat_template([_message(content, images)], add_generation_prompt=True, tokenize=False)
+        )
+    return mark * images + content
+
+
+def marks(processor: Any) -> list[str]:
+    """What may stand for an image in a prompt without chat template, the likeliest first; "" where the processor puts it in."""
+    if getattr(processor, "chat_template", None) or getattr(processor, "num_query_tokens", None):
+        return [""]
+    named = [getattr(processor, name, None) for name in ("image_token", "boi_token")]
+    return [str(mark) for mark in named if mark] or ["<image>"]
+
+
+def _processed(processor: Any, content: str, images: Sequence[Image.Image]) -> tuple[str, Any]:
+    """The first mark that the processor takes, and what it makes of the prompt."""
+    *others, last = marks(processor)
+    for mark in others:
+        try:
+            text = rendered(processor, content, len(images), mark)
+            return mark, processor(images=list(images) or None, text=text, return_tensors="pt")
+        except ValueError:
+            continue
+    text = rendered(processor, content, len(images), last)
+    return last, processor(images=list(images) or None, text=text, return_tensors="pt")
 
 
 def open_image(source: Any) -> Image.Image:
@@ -136,23 +167,26 @@ def _message(content: str, images: int) -> dict[str, Any]:
     return {"role": "user", "content": [{"type": "image"}] * images + [{"type": "text", "text": content}]}
 
 
-def _begin(processor: Any, text: str, content: str, images: int) -> int | None:
+_WORD = "simignore-begins-here"  # that no template holds
+
+
+def _begin(text: str, content: str, other: str) -> int | None:
     """Where the user's text begins in the rendered prompt; the template itself may hold the same words.
 
-    Found by rendering a word that no template holds in its place; None if the template does not keep the text as it is.
+    other: the same prompt with :data:`_WORD` in the text's place. None if the template does not keep the text as it is.
     """
-    word = "simignore-begins-here"
-    other = processor.apply_chat_template([_message(word, images)], add_generation_prompt=True, tokenize=False)
-    start = other.find(word)
-    if start < 0 or other.count(word) != 1 or other.replace(word, content) != text:
+    start = other.find(_WORD)
+    if start < 0 or other.count(_WORD) != 1 or other.replace(_WORD, content) != text:
         return None
     return int(start)
 
 
-def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor, images: int) -> dict[str, Tensor]:
-    """Places in ``ids`` of each span, through the tokenizer's character offsets."""
+def _spans(processor: Any, said: tuple[str, str], pieces: Pieces, ids: Tensor, other: str) -> dict[str, Tensor]:
+    """Places in ``ids`` of each span, through the tokenizer's character offsets. said: the rendered prompt and the user's text
+    in it; other: see :func:`_begin`."""
+    text, content = said
     tokenizer = processor.tokenizer
-    start = _begin(processor, text, content, images)
+    start = _begin(text, content, other)
     if start is None:
         raise ValueError(
             "the chat template changes the user's text, so its spans cannot be found in the prompt; "
@@ -184,13 +218,10 @@ def _spans(processor: Any, text: str, content: str, pieces: Pieces, ids: Tensor,
 
 
 def _matched(plain: list[int], ids: list[int]) -> list[int | None]:
-    """For each token of the text its place among the processor's ``ids``, None where the processor put something else.
-
-    A processor replaces what stands for an image by many tokens, markers among them, and leaves alone what comes before the
-    first image and behind the last one.
-    """
-    least = min(len(plain), len(ids))
-    front = next((i for i in range(least) if plain[i] != ids[i]), least)
-    back = next((i for i in range(least) if plain[-1 - i] != ids[-1 - i]), least)
-    shift = len(ids) - len(plain)
-    return [i if i < front else i + shift if i >= len(plain) - back else None for i in range(len(plain))]
+    """For each token of the text its place among the processor's ``ids``, None where the processor put something else: it
+    replaces what stands for an image by many tokens, markers among them, and may add some at either end."""
+    places: list[int | None] = [None] * len(plain)
+    for block in SequenceMatcher(None, plain, ids, autojunk=False).get_matching_blocks():
+        for i in range(block.size):
+            places[block.a + i] = block.b + i
+    return places

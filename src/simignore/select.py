@@ -57,7 +57,7 @@ def budget(keep: int | float, tokens: int) -> int:
     if isinstance(keep, int):
         if keep > tokens:
             raise ValueError(
-                f"keep={keep} image tokens, but the prompt has only {tokens}; use a smaller count or a fraction"
+                f"keep={keep} image tokens, but there are only {tokens} to choose among; use a smaller count or a fraction"
             )
         return keep
     return min(tokens, max(1, math.floor(keep * tokens + 0.5)))

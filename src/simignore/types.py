@@ -58,7 +58,7 @@ class Patches:
     """Where the image tokens of a batch lie.
 
     grids: for each sample its grids in the order of their tokens. grid: [B, N] which of them a token belongs to; row, column:
-    [B, N] its place there; all -1 in the padding. Tensors are on the host.
+    [B, N] its place there; all -1 in the padding. ``image`` [B, N] tells the image or video. Tensors are on the host.
     """
 
     grids: tuple[tuple[Grid, ...], ...]
@@ -128,7 +128,8 @@ class Selection:
 
     def __repr__(self) -> str:
         kept = ", ".join(str(count) for count in self.count.tolist())
-        return f"Selection(image tokens kept: {kept} of at most {self.source.shape[1]})"
+        among = f"{'' if len(self.source) == 1 else 'at most '}{self.source.shape[1]}"
+        return f"Selection(image tokens kept: {kept} of {among})"
 
     @property
     def valid(self) -> Tensor:

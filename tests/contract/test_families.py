@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -10,7 +11,8 @@ import transformers
 from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames, picture
 
 import oracles
-from simignore import Chain, FastV, Random, Simignore, UnsupportedModelError
+from simignore import Chain, FastV, Random, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore.geometry import GeometryError
 from simignore.parts import parts
 
 EVERY = {**CASES, **DISCOVERED}
@@ -263,3 +265,42 @@ def test_other_versions_of_transformers_are_refused(monkeypatch):
         monkeypatch.setattr("simignore.parts.transformers.__version__", version)
         with pytest.raises(UnsupportedModelError, match=rf"transformers {version} is installed.*pip install"):
             Random(keep=3)(model)
+
+
+def test_a_video_that_a_family_has_no_tokens_for_is_refused():
+    """A family that was discovered: its video tokens are not known, so nothing would be dropped, silently."""
+    case = DISCOVERED["video-llama-3"]
+    model, inputs = case.model(), case.inputs(Sample("what is the colour ?", (picture(48, 48),)))
+    ids, config = inputs["input_ids"], model.config
+    inputs["input_ids"] = torch.where(ids == config.image_token_id, config.video_token_id, ids)
+    for image, video in (("pixel_values", "pixel_values_videos"), ("image_grid_thw", "video_grid_thw")):
+        inputs[video] = inputs.pop(image)
+    inputs["video_merge_sizes"] = inputs.pop("image_merge_sizes")
+    with torch.no_grad():
+        model(**inputs)
+        with Random(keep=2)(model), pytest.raises(UnsupportedCallError, match="a video came in"):
+            model(**inputs)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "aya-vision"])
+def test_tiles_cannot_be_told_from_embeddings(name):
+    """Which tiles make one image is told by the markers between them."""
+    case = CASES[name]
+    model, inputs = case.model(), case.inputs(Sample(images=(picture(90, 40),)))
+    with torch.no_grad(), pytest.raises(GeometryError, match="pass input_ids"), Random(keep=2)(model):
+        ids = inputs.pop("input_ids")
+        model(inputs_embeds=model.get_input_embeddings()(ids), **inputs)
+
+
+def test_layers_that_carry_a_state_are_known_by_their_class_too():
+    """Some keep a linear attention under the name of an attention, or a convolution somewhere inside."""
+
+    class ToyLinearAttention(torch.nn.Module):
+        pass
+
+    model = copy.deepcopy(CASES["llava-clip-llama"].model())
+    model.model.language_model.layers[1].self_attn = ToyLinearAttention()
+    found = parts(model)
+    assert found.recurrent and found.attentions[1] is None and found.attentions[0] is not None
+    with pytest.raises(ValueError, match='hide="drop"'):
+        Random(keep=3, hide="mask")(model)

@@ -501,7 +501,7 @@ def test_bad_calls_name_the_value_and_the_remedy(model):
             model(**bare)
         with (
             Random(keep=99)(model),
-            pytest.raises(ValueError, match="keep=99 image tokens, but the prompt has only 16"),
+            pytest.raises(ValueError, match="keep=99 image tokens, but there are only 16"),
         ):
             model(**inputs)
         short = {**inputs, "attention_mask": inputs["attention_mask"][:, :-3]}

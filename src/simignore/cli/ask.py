@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from simignore.cli.errors import Debug, readable
 from simignore.cli.options import make_method, read_keep, read_options, read_settings
+
+if TYPE_CHECKING:
+    from simignore.cli.compare import Comparison
 
 EXAMPLE = "example"
 EXAMPLES = 'Example: simignore ask photo.jpg "What colour is the bus?" --options "red,blue" --keep 0.25 --out kept.png'
@@ -89,15 +92,13 @@ def ask(
         from simignore.cli.models import load
 
         loaded, processor = load(model, device, dtype)
-    from simignore.cli.compare import compare, picture, report
+    from simignore.cli.compare import compare, report
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]
     with waiting(f"answering, and timing {runs} runs of each", quiet=as_json):
         compared = compare(loaded, processor, prompt, chosen, runs, max_new_tokens)
     if out is not None:
-        drawn = picture(compared, loaded, processor, asked.strip(), lettered(choices))
-        out.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(out)
+        out = _drawn(out, compared, processor, asked.strip(), lettered(choices))
     facts = {
         "images": [str(file) for file in files],
         "question": asked,
@@ -132,6 +133,21 @@ def images_and_question(
             raise ValueError(f'what about {image}? simignore ask {image} "What colour is the bus?"')
         question, options = tiny.EXAMPLE_QUESTION, list(tiny.EXAMPLE_OPTIONS)
     return [tiny.example() if bundled else Path(str(image)), *also], question, options
+
+
+def _drawn(out: Path, compared: Comparison, processor: Any, question: str, subtitle: str) -> Path | None:
+    """Save the picture; None, with a word why, where the image tokens of a model have no places to draw them at."""
+    from simignore.cli.compare import picture
+    from simignore.cli.errors import complain
+
+    try:
+        drawn = picture(compared, processor, question, subtitle)
+    except ValueError as error:
+        complain(f"no picture: {error}")
+        return None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    drawn.save(out)
+    return out
 
 
 @contextmanager

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from simignore.methods import Method
-    from simignore.places import Place
     from simignore.prompt import Prompt
     from simignore.types import Answer, Trace
 
@@ -84,35 +83,39 @@ def report(c: Comparison, model: Any, processor: Any) -> dict[str, Any]:
         "kept": selection.index[0][selection.valid[0]].tolist(),
         "score": score,
         "score_kind": None if score is None else score_kind(c.method),
-        "notes": [*(note.partition(": ")[2] for note in trace.notes), *cropped(c.prompt, processor)],
+        "notes": [*(note.partition(": ")[2] for note in trace.notes), *cropped(c, processor)],
     }
 
 
-def cropped(prompt: Prompt, processor: Any) -> list[str]:
+def cropped(c: Comparison, processor: Any) -> list[str]:
     """What to know about images whose sides the processor cuts off, as LLaVA-1.5's does with those that are not square."""
-    settings = processor.image_processor
-    if not getattr(settings, "do_center_crop", False):
-        return []
-    sizes = [image.size for image in prompt.images if image.size[0] != image.size[1]]
-    return [f"of the {w} x {h} image the model sees the central {min(w, h)} x {min(w, h)} only" for w, h in sizes]
-
-
-def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: str = "") -> Image.Image:
-    """What was kept, drawn on the images as the model saw them. Raises ValueError where image tokens form no grid."""
-    from simignore.figures import kept_picture
     from simignore.places import locate
 
-    images = c.prompt.images
-    places = [place for place in locate(c.trace.patches[0], images, processor) if place is not None]
-    if not places:
-        raise ValueError(
-            "the image tokens of this model lie on no regular grid, so they cannot be drawn; leave out --out"
+    try:
+        places = [place for place in locate(c.trace.patches[0], list(c.prompt.images), processor) if place is not None]
+    except ValueError:
+        return []
+    notes = []
+    for number, image in enumerate(c.prompt.images):
+        boxes = [place.box for place in places if place.picture == number]
+        left, top = (min((box[side] for box in boxes), default=0) for side in (0, 1))
+        right, bottom = (
+            max((box[side] for box in boxes), default=end) for side, end in ((2, image.width), (3, image.height))
         )
-    return kept_picture(
-        [place.cut_out(images) for place in places],
-        c.trace.selections[0],
-        [place.grid.size for place in places],
-        names=[_name(place, len(images)) for place in places] if len(places) > 1 else (),
+        seen = round(min(right, image.width) - max(left, 0)), round(min(bottom, image.height) - max(top, 0))
+        if seen[0] < 0.98 * image.width or seen[1] < 0.98 * image.height:
+            notes.append(f"of the {image.width} x {image.height} image the model sees {seen[0]} x {seen[1]} only")
+    return notes
+
+
+def picture(c: Comparison, processor: Any, question: str, subtitle: str = "") -> Image.Image:
+    """What was kept, drawn on the images as the model saw them. Raises ValueError where they have no places."""
+    from simignore.figures import draw
+
+    return draw(
+        c.trace,
+        list(c.prompt.images),
+        processor,
         question=question,
         subtitle=subtitle,
         answers=[
@@ -121,14 +124,8 @@ def picture(c: Comparison, model: Any, processor: Any, question: str, subtitle: 
         ],
         method=str(c.method),
         score=score_kind(c.method),
+        mark_lowest=c.method.within == "sample",
     )
-
-
-def _name(place: Place, pictures: int) -> str:
-    """What a panel shows, such as `image 2, tile`."""
-    what = {"image": "", "overview": "whole", "tile": "tile", "frame": f"frame {place.grid.time + 1}"}[place.grid.kind]
-    which = f"image {place.picture + 1}" if pictures > 1 else ""
-    return ", ".join(part for part in (which, what) if part) or "image"
 
 
 def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:

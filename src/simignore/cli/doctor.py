@@ -74,17 +74,24 @@ def _loaded(name: str, weights: bool) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
     from transformers.utils import logging
 
+    from simignore.parts import parts
     from simignore.reduced import reduced
 
     logging.set_verbosity_error()
     name = checked(name)
-    try:
-        config, processor = AutoConfig.from_pretrained(name), AutoProcessor.from_pretrained(name)
-    except Exception as error:
-        raise ValueError(f"the config or the processor of {name!r} cannot be loaded: {error}") from error
     torch.manual_seed(0)
-    config.dtype = torch.float32
-    return AutoModelForImageTextToText.from_config(reduced(config)).float().eval(), processor
+    try:
+        config = AutoConfig.from_pretrained(name)
+        config.dtype = torch.float32
+        small = AutoModelForImageTextToText.from_config(reduced(config)).float().eval()
+    except Exception as error:
+        raise ValueError(f"no small model can be built from the config of {name!r} ({error}); try --weights") from error
+    parts(small)  # refused with the reason before a processor is looked for
+    try:
+        return small, AutoProcessor.from_pretrained(name)
+    except Exception as error:
+        hint = "; install the torchvision that fits your torch" if "orchvision" in str(error) else ""
+        raise ValueError(f"the processor of {name!r} cannot be loaded{hint}: {error}") from error
 
 
 def _path(model: Any, module: Any) -> str:
@@ -105,7 +112,7 @@ def _show(facts: dict[str, Any], weights: bool) -> None:
         "Model": f"{facts['model']} ({facts['class']})",
         "Entry": f"{facts['family']}; {facts['source']}",
         **{name.capitalize(): where for name, where in facts["parts"].items()},
-        "Tried": f"{size}: {facts['layers']} layers, {facts['parameters'] / 1e6:.0f} million parameters, float32 on the CPU",
+        "Tried": f"{size}: {facts['layers']} layers, {facts['parameters'] / 1e6:.3g} million parameters, float32 on the CPU",
     }
     for name, text in lines.items():
         console.print(Text.assemble((f"{name:<10}", "dim"), text))
@@ -122,5 +129,8 @@ def _show(facts: dict[str, Any], weights: bool) -> None:
     for finding in facts["findings"]:
         table.add_row(finding["guarantee"], Text(finding["result"], style=style[finding["result"]]), finding["detail"])
     console.print(table)
+    held = sum(finding["result"] == "holds" for finding in facts["findings"])
+    if held == len(facts["findings"]):
+        console.print(Text(f"All {held} guarantees hold.", style="green"))
     if facts["recurrent"]:
         console.print(Text("Some layers carry a state from token to token: hide='mask' is refused there.", style="dim"))

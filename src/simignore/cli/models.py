@@ -38,7 +38,8 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=wanted)
     except Exception as error:  # safetensors, tokenizers and JSON each raise their own
-        raise ValueError(f"the model {name!r} cannot be loaded: {error}") from error
+        hint = " (install the torchvision that fits your torch)" if "orchvision" in str(error) else ""
+        raise ValueError(f"the model {name!r} cannot be loaded{hint}: {error}") from error
     return model.to(where).eval(), processor
 
 

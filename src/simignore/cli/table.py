@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from simignore.wording import lettered
+from simignore.wording import LETTERS, lettered
 
 
 def show(facts: dict[str, Any]) -> None:
@@ -35,7 +35,7 @@ def _costs(facts: dict[str, Any]) -> Table:
         table.add_column(heading)
     tokens, prompt, cache = facts["image_tokens"], facts["prompt_tokens"], facts["cache_bytes"]
     prefill, choosing = facts["prefill_seconds"], facts["selection_seconds"]
-    answers = [Text(facts["answer"][side] or "(nothing)", style="bold") for side in ("full", "reduced")]
+    answers = [Text(resolved(facts["answer"][side], facts["options"]), style="bold") for side in ("full", "reduced")]
     table.add_row("answer", *answers)
     table.add_row("image tokens", str(tokens["full"]), f"{tokens['reduced']} of {tokens['full']}")
     table.add_row("prompt tokens", str(prompt["full"]), str(prompt["reduced"]))
@@ -65,6 +65,12 @@ def _remarks(facts: dict[str, Any]) -> list[str]:
     if facts["picture"]:
         lines.append(f"Picture: {facts['picture']}")
     return lines
+
+
+def resolved(answer: str, options: list[str]) -> str:
+    """An answer, and behind a letter the option that it stands for."""
+    number = LETTERS.find(answer) if len(answer) == 1 else -1
+    return f"{answer} ({options[number]})" if 0 <= number < len(options) else answer or "(nothing)"
 
 
 def duration(seconds: float) -> str:

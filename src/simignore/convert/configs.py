@@ -90,6 +90,8 @@ class Original:
 
 def read(folder: Path) -> Original:
     """What ``config.json`` in a folder says. Raises OSError or ValueError for what is no convertible original."""
+    if folder.is_file():
+        raise OSError(f"{folder} is a file; name the folder of the checkpoint that holds it")
     if not folder.is_dir():
         raise OSError(f"no folder at {folder}; download the checkpoint first, nothing is fetched from the network")
     if not (folder / "config.json").is_file():
@@ -126,7 +128,10 @@ def _layout(folder: Path, config: dict[str, Any]) -> Layout:
         if kind in layout.model_types:
             return layout
     known = ", ".join(kind for layout in LAYOUTS for kind in layout.model_types)
-    raise ValueError(f"{folder} is of model type {kind!r}, and there are tables for {known} only")
+    raise ValueError(
+        f"{folder} is of model type {kind!r}, and there are tables for {known} only; if AutoModelForImageTextToText loads it, "
+        "it needs no conversion"
+    )
 
 
 def _multimodal(config: dict[str, Any], layout: Layout) -> tuple[dict[str, Any] | None, dict[str, Any]]:

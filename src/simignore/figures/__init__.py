@@ -1,8 +1,8 @@
-"""Pictures of what happened: one pure function per file, from a Selection to a Pillow image.
+"""Figures: one file each, pure functions from results to pictures."""
 
-kept   which image tokens stayed, and the scores they were chosen by (paint: its fonts, colours and text)
-"""
+from __future__ import annotations
 
+from simignore.figures.drawn import draw
 from simignore.figures.kept import kept_picture
 
-__all__ = ["kept_picture"]
+__all__ = ["draw", "kept_picture"]

@@ -43,6 +43,7 @@ def kept_picture(
     method: str = "",
     score: str = "score",
     names: Sequence[str] = (),
+    mark_lowest: bool = True,
     size: int = 480,
 ) -> Image.Image:
     """Draw what a selection kept of the images of one prompt.
@@ -54,11 +55,12 @@ def kept_picture(
     images: what each grid shows (:meth:`simignore.places.Place.cut_out`). grids: (rows, columns) of patches of each.
     sample: row of the selection. question, subtitle, answers, method: captions; answers are pairs such as
         ("144 image tokens", "red"). score: what the scores are, with their unit, such as "cosine similarity".
-    names: what each image is, where there are several. size: pixels of a panel's longer side.
+    names: what each image is, where there are several. mark_lowest: whether one lowest kept score holds for all of them.
+    size: pixels of a panel's longer side.
     Raises ValueError if the grids do not hold as many patches as the selection has tokens.
     """
     panels = _panels(images, selection, grids, sample)
-    scores = _scores(panels)
+    scores = _scores(panels, mark_lowest)
     widest = max(_cell(p, size)[1] * p.grid[1] for p in panels)
     width = 2 * _MARGIN + widest + (_GAP + widest + _BAR_GAP + _BAR + _LABELS if scores else 0)
     sheet = Sheet(max(width, 480 + 2 * _MARGIN), _MARGIN, most=sum(2 * size for _ in panels) + 2000)
@@ -132,7 +134,7 @@ def _named(number: int, names: Sequence[str]) -> str:
     return names[number] if names else f"image {number + 1}"
 
 
-def _scores(panels: Sequence[_Panel]) -> _Scores | None:
+def _scores(panels: Sequence[_Panel], mark_lowest: bool) -> _Scores | None:
     """What the colour bar shows; None where nothing was scored."""
     scored = [(p.score, p.kept) for p in panels if p.score is not None]
     known = np.concatenate([score[np.isfinite(score)] for score, _ in scored] or [np.empty(0)])
@@ -143,7 +145,8 @@ def _scores(panels: Sequence[_Panel]) -> _Scores | None:
     log = low >= 0 and high > 100 * float(np.median(known))
     # six powers of ten are told apart, what is smaller looks like the lowest of them
     floor = max(low, high * 1e-6) if log else low
-    return _Scores(floor, high, float(stayed.min()) if stayed.size else None, log, cut=low < floor)
+    lowest = float(stayed.min()) if stayed.size and mark_lowest else None
+    return _Scores(floor, high, lowest, log, cut=low < floor)
 
 
 def _row(

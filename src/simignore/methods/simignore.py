@@ -30,6 +30,7 @@ class Simignore(Method):
     threshold: keep what is at least this similar (at least one token). One of keep and threshold must be given.
     skip, stride: the published code's walk over the sorted image-text pairs: start at pair ``skip``, take every
         ``stride``-th. 0 and 1 are the plain rule.
+    hide, positions, within: see :class:`Method`: drop or mask, positions kept or closed up, and what competes for the budget.
     span: the part of the prompt to compare with, where :func:`simignore.ask` or the command line builds the query: "auto"
         (question and options, or all that the user said where there are no options), or a span of ``Prompt.query``.
     """

@@ -81,6 +81,11 @@ class Call:
         if self.idle:
             return None
         came = hidden = args[0] if args else kwargs["hidden_states"]
+        if number > 0 and number in self.cuts and (hidden.dim() != 3 or hidden.shape[0] != self.batch):
+            raise UnsupportedCallError(
+                f"the hidden states before layer {number} of this decoder have the shape {tuple(hidden.shape)}, not [batch, "
+                "tokens, width], so its layers hand on more than one state of each token. Cut before the decoder instead."
+            )
         if number > 0:
             if self.deep is not None:
                 hidden = self.deep.add(hidden, number - 1, self.runs.last.rows)
@@ -135,7 +140,8 @@ class Call:
         if self.parts.recurrent and bool((self.left & self.read.attended & ~self.shown).any()):
             raise UnsupportedCallError(
                 "a dropped image token stands where the next token is labelled or asked for, so it would have to stay "
-                "without being seen, and this model's recurrent layers see every token. Put text behind the image."
+                "without being seen, and this model's recurrent layers see every token. Put text behind the image, and label "
+                "the first token behind it -100."
             )
 
     def release(self) -> None:

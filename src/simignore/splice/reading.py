@@ -12,7 +12,7 @@ from torch import Tensor
 
 from simignore.layout import Layout, layout
 from simignore.parts import Parts, image_places
-from simignore.splice.cache import UnsupportedCallError, check, ledger_of
+from simignore.splice.cache import UnsupportedCallError, check
 
 
 def read(parts: Parts, named: Mapping[str, Any]) -> Layout | None:
@@ -39,7 +39,8 @@ def read(parts: Parts, named: Mapping[str, Any]) -> Layout | None:
     check(cache, has_image)
     if has_image:
         _check_generation()
-    if ids is None and not has_image and found.length > 1 and ledger_of(cache) is None:
+    _check_videos(found, given)
+    if ids is None and not has_image and found.length > 1:
         raise UnsupportedCallError(
             "inputs_embeds came without input_ids, so where the image tokens are is unknown. Pass input_ids and "
             "pixel_values, or run text-only embeddings outside the `with`."
@@ -109,6 +110,17 @@ def _check_mask(mask: Tensor | None, length: int, cache: Any) -> None:
             f"attention_mask has {mask.shape[-1]} columns, but {length} tokens were passed"
             + (f" after {past} in the cache" if past else "")
             + "; it needs one column for each."
+        )
+
+
+def _check_videos(found: Layout, named: Mapping[str, Any]) -> None:
+    """Video features that come in must have tokens that are known; a family without an entry for videos has none."""
+    features = named.get("mm_encoder_outputs") or {}
+    came = named.get("pixel_values_videos") is not None or features.get("video") is not None
+    if came and not any(grid.kind == "frame" for grids in found.patches.grids for grid in grids):
+        raise UnsupportedCallError(
+            "a video came in, and of this family only image tokens are known, so nothing of it would be dropped. Pass its "
+            "frames as images, or run it without a method."
         )
 
 

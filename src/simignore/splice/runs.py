@@ -166,6 +166,8 @@ class Runs:
     def _cut_first(self, mask: Tensor | None, run: Run, layer: int) -> Tensor | None:
         """A mask that the model made for the caller's tokens, cut for the first run; ``layer`` is one that it serves."""
         group = run.group
+        if isinstance(self.mask, dict) and self.parts.attentions[layer] is None:
+            return self._recurrent_mask(run, mask)
         if mask is not None and mask.dim() == 2:
             return cut_mask(mask, run.rows, group.columns, group.seen, dense=False)
         keys = self._keys_at_first(layer, run)
@@ -257,7 +259,7 @@ class Runs:
         real = run.rows != PAD
         if mask is None:
             return None if run.rows.shape[1] == 1 or bool(real.all()) else real.long()
-        return take(mask, run.base) * real.to(mask.dtype)
+        return take(mask, run.base if run.group.first else run.rows) * real.to(mask.dtype)
 
     def _rotary(self, number: int, run: Run, rotary: Any, hidden: Tensor) -> Any:
         """Rotary (cos, sin) of a run: those of the tokens that are left, or new ones where positions closed up."""
