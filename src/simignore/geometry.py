@@ -1,8 +1,8 @@
 """How the placeholder tokens of an image or a video become rows and columns: one pure function per way of laying them out.
 
-A function reads the model's config and what the model was called with (``image_sizes``, ``image_grid_thw`` ...), never a
-tensor of features, and tells for each image in the order of its tokens which grids it has and where each token lies on them.
-Tokens that are no patches (line ends, a class token) have no cell; the engine keeps them always.
+A function reads the model's config and what the model was called with (``image_sizes``, ``image_grid_thw`` ...), never
+features, and tells for each image, in the order of its tokens, its grids and where each token lies on them. Tokens that are
+no patches (line ends, a class token) have no cell; the engine keeps them always.
 """
 
 from __future__ import annotations
@@ -207,8 +207,8 @@ def _unpadded(size: list[int], canvas: tuple[int, int], kept: tuple[int, int]) -
 
 
 def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Videos whose frames are square grids made coarser (LLaVA-NeXT-Video), after the last one perhaps a token that is no
-    patch (LLaVA-OneVision), or before each frame a class token (Video-LLaVA): ``pixel_values_videos [n, frames, ...]``."""
+    """Videos of square frames, made coarser (LLaVA-NeXT-Video), with a token behind the last one (LLaVA-OneVision) or a class
+    token before each (Video-LLaVA): ``pixel_values_videos [n, frames, ...]``."""
     shape = _needed(given, "pixel_values_videos").shape
     length = _whole(sum(run.length for run in runs), shape[0])
     side, frames = _side(config), shape[1]
@@ -228,10 +228,8 @@ def tiles_in_a_run(config: Any, given: Mapping[str, Any], runs: list[Run]) -> li
 
 
 def tiles_with_markers(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
-    """Tiles of an image with tokens between them, the overview last (Aya Vision, Idefics 3, SmolVLM, Llama 4).
-
-    The overview is announced by a token of its own, which therefore stands before the last run of every sample.
-    """
+    """Tiles of an image with tokens between them, the overview last (Aya Vision, Idefics 3, SmolVLM, Llama 4); it has a
+    marker of its own, which therefore stands before the last run of every sample."""
     ends = {run.sample: run.before for run in runs}
     if any(before == PAD for before in ends.values()) and len(runs) > len(ends):
         raise GeometryError(

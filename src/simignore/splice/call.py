@@ -17,7 +17,8 @@ from simignore.query import Query
 from simignore.select import compose, from_kept, identity, lift
 from simignore.splice.cache import Ledger, ShortCache, UnsupportedCallError, adopt, ledger_of
 from simignore.splice.deepstack import DeepStack
-from simignore.splice.runs import Run, Runs, given_tokens
+from simignore.splice.run import Run, given_tokens
+from simignore.splice.runs import Runs
 from simignore.splice.tensors import take
 from simignore.splice.within import join, part, split
 from simignore.types import PAD, Cut, Selection, Step, Trace, View

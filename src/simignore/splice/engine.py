@@ -26,7 +26,7 @@ from simignore.query import Query
 from simignore.splice.cache import ShortCache, UnsupportedCallError, ledger_of
 from simignore.splice.call import Call
 from simignore.splice.reading import read
-from simignore.splice.runs import given_tokens
+from simignore.splice.run import given_tokens
 from simignore.types import Cut, Trace
 
 _engaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -4,7 +4,6 @@ positions, rotary angles and mask. Each is made once per forward, when the first
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,27 +11,9 @@ from torch import Tensor
 
 from simignore.parts import Parts
 from simignore.splice.cache import Group, Ledger, UnsupportedCallError
+from simignore.splice.run import Run, given_tokens, inverse
 from simignore.splice.tensors import count_before, cut_mask, like_tuple, pack, put, shift, take, take_places
 from simignore.types import PAD
-
-
-@dataclass
-class Run:
-    """The layers from ``group.first`` to the next cut: what this call's sequence looks like there.
-
-    rows: [B, Q] the places among the caller's tokens that are left, -1 = padding. within, base: [B, Q] the same as places
-    of the previous run and of the first one. closed: [B, Q] how far each position has closed up (``reindex``).
-    group: the ledger's entry, this call's tokens included. ready: tensors made once per call. whole: True if every token of
-    this call is in it, in its place.
-    """
-
-    rows: Tensor
-    within: Tensor
-    base: Tensor
-    closed: Tensor
-    group: Group
-    ready: dict[Any, Any] = field(default_factory=dict)
-    whole: bool = False
 
 
 class Runs:
@@ -62,8 +43,8 @@ class Runs:
         real = rows != PAD
         within = base = rows.clamp(min=0)
         if first is not None:
-            within = _inverse(self.last.rows, self.length).gather(1, base)
-            base = _inverse(first.rows, self.length).gather(1, base)
+            within = inverse(self.last.rows, self.length).gather(1, base)
+            base = inverse(first.rows, self.length).gather(1, base)
         old, old_base = self.past.group(number), self.past.groups[0]
         width = old_base.columns.shape[1]
         columns = base + (self.past.length if number == 0 else width)
@@ -103,7 +84,7 @@ class Runs:
         """[B, X] where the caller's places are in the sequence as it is now; all places before the first run."""
         if not self.all:
             return places
-        return _inverse(self.last.rows, self.length).gather(1, places)
+        return inverse(self.last.rows, self.length).gather(1, places)
 
     def decoder_kwargs(self, run: Run) -> dict[str, Any]:
         """What the decoder gets instead of ``kwargs``: everything that has a row for each token is cut."""
@@ -295,17 +276,3 @@ class Runs:
         # number 0 is the decoder's input, number i the output of layer i - 1, the last one normalised
         run = [run for run in self.all if run.group.first <= max(number - 1, 0)][-1]
         return hidden if run.whole else put(hidden, run.rows, self.length)
-
-
-def given_tokens(kwargs: dict[str, Any]) -> Tensor:
-    """What the decoder was given a row for each token of: embeddings [B, T, D], or ids [B, T]."""
-    embeds: Tensor | None = kwargs.get("inputs_embeds")
-    return kwargs.get("input_ids") if embeds is None else embeds  # type: ignore[return-value]
-
-
-def _inverse(rows: Tensor, length: int) -> Tensor:
-    """[B, length] for each place of the caller's sequence its place in a run (0 where it is not there)."""
-    rows = rows.cpu()
-    places = torch.arange(rows.shape[1]).expand_as(rows)
-    full = torch.zeros(rows.shape[0], length + 1, dtype=torch.long)
-    return full.scatter(1, torch.where(rows == PAD, length, rows), places)[:, :length]
