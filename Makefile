@@ -45,7 +45,7 @@ bench: $(READY) ## measure prefill, decoding and memory on this machine; writes 
 scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 15 minutes); writes out/scenes.json
 	@$(BIN)/python -m benchmarks.scenes --json out/scenes.json
 
-train: $(READY) ## train the bundled model from the seed into runs/tiny/exported (estimated: an hour and a half on 2 cores)
+train: $(READY) ## train the bundled model from the seed into runs/tiny/exported (took two hours on 2 cores that did other work as well)
 	@$(BIN)/python -m simignore.tiny.train --out runs/tiny
 	@$(BIN)/python -m simignore.tiny.export --run runs/tiny --to runs/tiny/exported
 

@@ -169,7 +169,12 @@ class Splice:
         if here is None and (ledger_of(cache) is None or given_tokens(kwargs) is None):
             return None  # the decoder is used by itself, without the model around it: not ours
         if here is not None and embeds is None:
-            return None  # the merger hands on no embeddings: there is nothing to cut
+            if here.image.shape[1]:
+                raise UnsupportedCallError(
+                    f"{type(module).__name__} got token ids, not embeddings with the image in them, so nothing can be cut. Run "
+                    "this model without a method."
+                )
+            return None
         here = here or Layout.without_image(*given_tokens(kwargs).shape[:2])
         self._check_entry(here, embeds)
         call = Call(
