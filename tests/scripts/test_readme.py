@@ -28,6 +28,8 @@ def folder(tmp_path):
     names = ("methods", "presets", "families")
     marks = "\n\n".join(f"<!-- simignore:{name} -->\n<!-- /simignore:{name} -->" for name in names)
     (tmp_path / "README.md").write_text(f"# title\n\n{marks}\n\nend\n")
+    (tmp_path / "results").mkdir()
+    shutil.copy(ROOT / "results/families.json", tmp_path / "results")
     return tmp_path
 
 
@@ -40,6 +42,15 @@ def test_written_then_up_to_date(readme, folder):
     assert readme.main(["--root", str(folder), "--check"]) == 0
     assert readme.main(["--root", str(folder)]) == 0
     assert (folder / "README.md").read_text() == text, "writing twice changes nothing"
+
+
+def test_a_family_without_a_case_is_said(readme, folder, capsys):
+    file = folder / "results/families.json"
+    result = json.loads(file.read_text())
+    result["cases"] = [case for case in result["cases"] if case["model_type"] != "aria"]
+    file.write_text(json.dumps(result))
+    assert readme.main(["--root", str(folder)]) == 2
+    assert "no case of 'aria'; add one to tests/zoo" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_stale_table_is_noticed_and_left_alone(readme, folder, capsys):
