@@ -24,8 +24,8 @@ from rich.table import Table
 
 from benchmarks.measure import save, surroundings
 from simignore import tiny
-from simignore.parts import parts
 from simignore.methods import FastV, Method, Random, Simignore
+from simignore.parts import parts
 from simignore.prompt import Prompt, build
 from simignore.tiny.evaluate import APART, share
 from simignore.tiny.model import scale_of
