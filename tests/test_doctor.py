@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -22,7 +23,7 @@ EVERY = {n: case for n, case in {**CASES, **DISCOVERED}.items() if not case.opti
 
 def processor(case: Case) -> Any:
     """The case's processor with a chat template, as real ones have."""
-    made = case.processor()
+    made = copy.copy(case.shared_processor())
     made.chat_template = (
         "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}"
         + (case.image or "")

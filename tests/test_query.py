@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -119,7 +121,7 @@ def test_a_tokenizer_that_knows_no_words_is_refused():
 def test_the_users_words_are_found_behind_whatever_a_processor_makes_of_an_image(name):
     """Tiles, markers, row ends and line ends that stand for the image are not the user's words."""
     case = CASES[name]
-    processor = case.processor()
+    processor = copy.copy(case.shared_processor())
     processor.chat_template = (
         "<s>user : {% for c in messages[0]['content'] %}{% if c['type'] == 'image' %}"
         + case.image
