@@ -63,8 +63,8 @@ def discover(model: nn.Module) -> Family:
         source=DISCOVERED,
         images=geometry.merged if thw else geometry.runs_alone,
         merger=merger,
-        vision=_first(inner, VISION) or decoder,
-        projector=_first(inner, PROJECTORS) or decoder,
+        vision=_first(inner, VISION) or "",
+        projector=_first(inner, PROJECTORS) or "",
         decoder=decoder,
     )
 

@@ -24,7 +24,8 @@ class Family:
     images, videos: how their tokens lie, a function of :mod:`simignore.geometry`; None where the family takes none.
     merger: the module that receives token ids and pixels and puts the image features among the text embeddings; "" is
         the model itself.
-    vision, projector, decoder: parts of ``merger``. The decoder is what gets the merged embeddings, or what holds it.
+    vision, projector, decoder: parts of ``merger``; the first two are "" where they are not known. The decoder is what gets
+        the merged embeddings, or what holds it.
     image_token, video_token: config attributes that may hold the id of the placeholder token, first match wins.
     """
 
@@ -41,27 +42,19 @@ class Family:
     video_token: tuple[str, ...] = ("video_token_id", "video_token_index")
 
 
+def _visual(
+    model_type: str, title: str, source: str, images: Layout = geometry.merged, videos: Layout | None = None
+) -> Family:
+    """Towers under ``visual`` that merge neighbouring patches themselves (Qwen-VL, GLM-4V)."""
+    return Family(model_type, title, source, images, videos, vision="visual", projector="visual.merger")
+
+
 def _qwen(model_type: str, title: str, source: str) -> Family:
-    return Family(
-        model_type,
-        title,
-        source,
-        images=geometry.merged,
-        videos=geometry.merged_frames,
-        vision="visual",
-        projector="visual.merger",
-    )
+    return _visual(model_type, title, source, videos=geometry.merged_frames)
 
 
 def _glm(model_type: str, title: str, source: str) -> Family:
-    return Family(
-        model_type,
-        title,
-        source,
-        images=geometry.merged_either,
-        vision="visual",
-        projector="visual.merger",
-    )
+    return _visual(model_type, title, source, images=geometry.merged_either)
 
 
 def _blip(model_type: str, title: str, source: str) -> Family:

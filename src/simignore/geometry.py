@@ -80,9 +80,7 @@ def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
 
 def queries(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
     """Tokens of learned queries, without places in the image (BLIP-2, Idefics 2, Aria)."""
-    size = getattr(config, "num_query_tokens", None)
-    total = sum(run.length for run in runs)
-    count = _count(given)
+    size, count, total = getattr(config, "num_query_tokens", None), _count(given), sum(run.length for run in runs)
     if not isinstance(size, int):
         size = total // count if count and total % count == 0 else None
     if size is None or any(run.length % size for run in runs):

@@ -19,8 +19,8 @@ from simignore.families import FAMILIES, Family, UnsupportedModelError
 class Parts:
     """What the splice works on.
 
-    model: what the user passed. merger, vision, projector: see :class:`~simignore.families.Family`. decoder: the innermost
-    module that holds the layers.
+    model: what the user passed. merger, vision, projector: see :class:`~simignore.families.Family`; the last two None where
+    they are not known. decoder: the innermost module that holds the layers.
     layers: the decoder's layers, in order. attentions: their attention modules, None for layers that mix tokens otherwise.
     recurrent: whether some layer carries a state from token to token (linear attention, convolution), so that hiding a
     token is not the same as dropping it. key_sources: for each layer the one whose keys it looks at, mostly itself.
@@ -32,8 +32,8 @@ class Parts:
     family: Family
     model: nn.Module
     merger: nn.Module
-    vision: nn.Module
-    projector: nn.Module
+    vision: nn.Module | None
+    projector: nn.Module | None
     decoder: nn.Module
     layers: tuple[nn.Module, ...]
     attentions: tuple[nn.Module | None, ...]
@@ -85,8 +85,9 @@ def parts(model: nn.Module) -> Parts:
     _refuse_other_structures(model, config)
     family = FAMILIES.get(getattr(config, "model_type", "")) or discover(model)
     merger = getattr(model, family.merger, model) if family.merger else model  # the bare merger itself is welcome too
-    found = {name: _at(merger, getattr(family, name)) for name in ("vision", "projector", "decoder")}
-    missing = [f"{name} ({getattr(family, name)})" for name, module in found.items() if module is None]
+    paths = {name: path for name in ("vision", "projector", "decoder") if (path := getattr(family, name))}
+    found = {name: _at(merger, path) for name, path in paths.items()}
+    missing = [f"{name} ({paths[name]})" for name, module in found.items() if module is None]
     if missing:
         raise UnsupportedModelError(
             f"{type(model).__name__} says it is a {family.model_type!r} but has no {', '.join(missing)}; "
@@ -98,8 +99,8 @@ def parts(model: nn.Module) -> Parts:
         family=family,
         model=model,
         merger=merger,
-        vision=cast(nn.Module, found["vision"]),
-        projector=cast(nn.Module, found["projector"]),
+        vision=found.get("vision"),
+        projector=found.get("projector"),
         decoder=decoder,
         layers=layers,
         attentions=tuple(_attention(layer) for layer in layers),

@@ -96,6 +96,8 @@ def _loaded(name: str, weights: bool) -> tuple[Any, Any]:
 
 def _path(model: Any, module: Any) -> str:
     """Where a module is in the model, as attributes."""
+    if module is None:
+        return "not known"
     found = next((path for path, inner in model.named_modules() if inner is module), "?")
     return f"{found or 'the model itself'} ({type(module).__name__})"
 
