@@ -11,7 +11,7 @@ import transformers
 from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames, picture
 
 import oracles
-from simignore import Chain, FastV, Random, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore import METHODS, Chain, Random, Simignore, UnsupportedCallError, UnsupportedModelError
 from simignore.geometry import GeometryError
 from simignore.parts import parts
 
@@ -28,14 +28,18 @@ LIVELY = pytest.mark.parametrize("name", EVERY)
 
 
 def methods(name: str, keep: int | float, **options):
-    """A rule before the decoder, one inside it, and both, as far as the family's decoder can take them."""
+    """Every method of ``METHODS``, a chain, and chance inside, as far as the family's decoder can take them."""
     p = parts(EVERY[name].model())
-    found = [Simignore(keep=keep, **options)]
-    wide = min(1.0, keep * 2) if isinstance(keep, float) else keep + 2
     inside = [n for n in range(1, p.last_cut + 1) if p.attentions[n - 1] is not None]
-    if inside:
-        found.append(Chain(Random(keep=wide, **options), FastV(keep=keep, layer=inside[-1], **options)))
-    return [*found, Random(keep=keep, layer=1, **options)]
+    wide = min(1.0, keep * 2) if isinstance(keep, float) else keep + 2
+    found = [Random(keep=keep, layer=1, **options)]
+    for kind in METHODS.values():
+        if "attention" not in kind.needs:
+            found.append(kind(keep=keep, **options))
+        elif inside:
+            found.append(kind(keep=keep, layer=inside[0], **options))
+            found.append(Chain(Random(keep=wide, **options), kind(keep=keep, layer=inside[-1], **options)))
+    return found
 
 
 def samples(case: Case) -> tuple[Sample, ...]:
