@@ -1,96 +1,35 @@
 """Scores -> Selection: pure functions, no model in sight.
 
 Every function takes scores [B, N] (higher = keep) with ``valid`` [B, N] marking real tokens, and treats each sample by
-itself. Ties go to the token that comes first in reading order. Scores that are not numbers are refused.
+itself. Ties go to the token that comes first in reading order. Scores that are not numbers are refused. Scores are fetched to
+the host once, and selections are made and stay there: what is booked is small, and the device is waited for once.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from simignore.types import PAD, Selection
+from simignore.budget import Budget, budget
+from simignore.types import PAD, Blend, Selection
 
 
-def check_keep(keep: Any) -> int | float:
-    """``keep`` as a count (int >= 1) or a fraction (float in (0, 1]), numpy's numbers included; raises for anything else."""
-    if isinstance(keep, bool) or not isinstance(keep, Real):
-        raise TypeError(f"keep={keep!r} is neither a count nor a fraction; say keep=64 or keep=0.25")
-    if isinstance(keep, Integral):
-        if keep < 1:
-            raise ValueError(f"keep={keep} would keep no image token; keep at least 1")
-        return int(keep)
-    fraction = float(keep)
-    if not 0 < fraction <= 1:
-        hint = f"; for a count write keep={round(fraction)}" if fraction > 1 and math.isfinite(fraction) else ""
-        raise ValueError(f"keep={keep} is not a fraction in (0, 1]{hint}")
-    return fraction
+def top_k(score: Tensor, valid: Tensor, keep: int | float | Budget, totals: Sequence[int] = ()) -> Selection:
+    """The tokens of each sample with the highest scores: as many as ``keep`` says.
 
-
-def check_count(name: str, value: Any, least: int) -> int:
-    """A hyper-parameter that must be a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-    return int(value)
-
-
-def check_number(name: str, value: Any) -> float:
-    """A hyper-parameter that must be a finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{name}={value!r} is not a finite number")
-    return float(value)
-
-
-def budget(keep: int | float, tokens: int) -> int:
-    """How many of ``tokens`` image tokens stay: the count itself, or the fraction rounded half up, but at least one.
-
-    Raises ValueError if a count is larger than the tokens there are; a sample without image tokens keeps none.
+    totals: image tokens of each sample before any cut, for budgets that count in those; () = those that are there.
     """
-    keep = check_keep(keep)
-    if tokens == 0:
-        return 0
-    if isinstance(keep, int):
-        if keep > tokens:
-            raise ValueError(
-                f"keep={keep} image tokens, but there are only {tokens} to choose among; use a smaller count or a fraction"
-            )
-        return keep
-    return min(tokens, max(1, math.floor(keep * tokens + 0.5)))
-
-
-def top_k(score: Tensor, valid: Tensor, keep: int | float) -> Selection:
-    """The ``keep`` tokens of each sample with the highest scores."""
-    score = _checked(score, valid)
-    counts = [budget(keep, tokens) for tokens in valid.sum(1).tolist()]
-    return _best(score, valid, counts)
-
-
-def threshold(score: Tensor, valid: Tensor, at_least: float, cap: int | float | None = None) -> Selection:
-    """The tokens with a score of ``at_least``, at most ``cap`` of them, and always the best one.
-
-    A sample in which nothing reaches the threshold keeps its best token, and the selection's notes say so.
-    """
-    score = _checked(score, valid)
-    reached = ((score >= at_least) & valid).sum(1).tolist()
-    tokens = valid.sum(1).tolist()
-    counts = [min(max(r, 1), n) for r, n in zip(reached, tokens, strict=True)]
-    if cap is not None:
-        # a count larger than the sample is no error here: it only says "no more than"
-        counts = [
-            min(c, n if isinstance(cap, int) and cap > n else budget(cap, n))
-            for c, n in zip(counts, tokens, strict=True)
-        ]
-    chosen = _best(score, valid, counts)
-    notes = tuple(
-        f"no image token reached the threshold {at_least:g}; the best one stayed" if n and not r else ""
-        for r, n in zip(reached, tokens, strict=True)
-    )
-    return Selection(chosen.index, chosen.source, chosen.score, notes)
+    score, valid = _checked(score, valid)
+    tokens = [int(n) for n in valid.sum(1)]
+    if not isinstance(keep, Budget):
+        return _best(score, valid, [budget(keep, n) for n in tokens])
+    found = [keep.count(own[real], total) for own, real, total in zip(score, valid, totals or tokens, strict=True)]
+    chosen = _best(score, valid, [count for count, _ in found])
+    return replace(chosen, notes=tuple(note for _, note in found) if any(note for _, note in found) else ())
 
 
 def walk(
@@ -104,7 +43,6 @@ def walk(
     """
     b, n, m = pairs.shape
     real = valid[:, :, None] & text_valid[:, None]  # [B, N, M]
-    _check_numbers(pairs, real)
     flat = pairs.masked_fill(~real, -math.inf).flatten(1)  # [B, N*M]
     order = flat.argsort(dim=1, descending=True, stable=True)  # [B, N*M] pairs by falling similarity
     rank = torch.arange(n * m, device=pairs.device)
@@ -114,9 +52,10 @@ def walk(
     token = order // m  # [B, N*M]
     first = torch.full((b, n), 2 * never, device=pairs.device)
     first.scatter_reduce_(1, token, torch.where(met, rank, never + rank).expand(b, -1), "amin")
-    best = pairs.masked_fill(~real, -math.inf).amax(2)  # [B, N] for the picture
+    best = pairs.masked_fill(~real, -math.inf).amax(2).cpu()  # [B, N] for the picture
+    check_numbers(best, valid.cpu())
     chosen = top_k((-first).double(), valid, keep)
-    return Selection(chosen.index, chosen.source, best.masked_fill(~valid, math.nan))
+    return replace(chosen, score=best.masked_fill(~valid.cpu(), math.nan))
 
 
 def from_kept(kept: Tensor, score: Tensor | None = None, notes: Sequence[str] = ()) -> Selection:
@@ -145,7 +84,16 @@ def lift(inner: Selection, among: Tensor, tokens: int) -> Selection:
     if inner.score is not None:
         score = torch.full((among.shape[0], tokens + 1), math.nan, dtype=inner.score.dtype, device=inner.score.device)
         score = score.scatter(1, where, inner.score)[:, :tokens]
-    return Selection(index, full, score, inner.notes)
+    return Selection(index, full, score, inner.notes, renumber(inner.blend, among))
+
+
+def renumber(blend: Blend | None, among: Tensor) -> Blend | None:
+    """A blend among some tokens, told in the numbers [B, N'] that they have elsewhere."""
+    if blend is None:
+        return None
+    there = blend.target != PAD
+    ends = (among.gather(1, x.clamp(min=0)).masked_fill(~there, PAD) for x in (blend.target, blend.origin))
+    return Blend(*ends, blend.weight)
 
 
 def compose(first: Selection, second: Selection) -> Selection:
@@ -155,17 +103,29 @@ def compose(first: Selection, second: Selection) -> Selection:
     return Selection(second.index, source, first.score if first.score is not None else second.score)
 
 
-def _checked(score: Tensor, valid: Tensor) -> Tensor:
+def by_order(order: Tensor, valid: Tensor, counts: Sequence[int], score: Tensor | None = None) -> Selection:
+    """The first ``counts[b]`` tokens that ``order`` [B, k] names for each sample; what follows them in a row is not read."""
+    order, valid = order.cpu(), valid.cpu()
+    wanted = torch.arange(order.shape[1]) < torch.tensor(counts)[:, None]  # [B, k]
+    kept = torch.zeros(valid.shape[0], valid.shape[1] + 1, dtype=torch.bool)
+    kept = kept.scatter(1, torch.where(wanted, order, valid.shape[1]), True)[:, :-1]
+    return from_kept(kept & valid, None if score is None else score.cpu().masked_fill(~valid, math.nan))
+
+
+def _checked(score: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Both on the host; raises for scores of another shape, and for those of real tokens that are not numbers."""
     if score.shape != valid.shape:
         raise ValueError(
             f"scores have shape {tuple(score.shape)}, the image tokens {tuple(valid.shape)}; one score per token"
         )
+    score, valid = score.detach().cpu(), valid.cpu()
     score = score if score.is_floating_point() else score.double()
-    _check_numbers(score, valid)
-    return score
+    check_numbers(score, valid)
+    return score, valid
 
 
-def _check_numbers(score: Tensor, valid: Tensor) -> None:
+def check_numbers(score: Tensor, valid: Tensor) -> None:
+    """Raise ValueError if a score of a real token is not a number."""
     if bool((score.isnan() & valid).any()):
         raise ValueError("a score is not a number (NaN): the features hold NaN, or a method divided by zero")
 
@@ -174,8 +134,8 @@ def _best(score: Tensor, valid: Tensor, counts: Sequence[int]) -> Selection:
     """The ``counts[b]`` best tokens of each sample, in reading order."""
     order = score.masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
     order = _real_first(order, valid)
-    rank = torch.arange(score.shape[1], device=score.device)
-    wanted = rank < torch.tensor(counts, device=score.device)[:, None]  # [B, N] by rank
+    rank = torch.arange(score.shape[1])
+    wanted = rank < torch.tensor(counts)[:, None]  # [B, N] by rank
     kept = torch.zeros_like(valid).scatter(1, order, wanted) & valid
     return from_kept(kept, score.masked_fill(~valid, math.nan))
 

@@ -13,14 +13,14 @@ mask named ``valid`` (or ``..._valid``) tells which entries are real.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
-Site = Literal["projector"] | tuple[Literal["layer"], int]
+Site = Literal["projector"] | tuple[Literal["layer"], int | float]
 Hide = Literal["drop", "mask"]
 Positions = Literal["keep", "reindex"]
 Within = Literal["sample", "image", "grid"]
@@ -86,17 +86,37 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class View:
-    """What a method may look at when it chooses; read-only, and only what its ``needs`` names is filled in.
+class Look:
+    """Something to record in the vision tower, for each patch, and from there for each image token.
 
-    visual: [B, N, D] image tokens as the decoder holds them at this site (before layer 0: the projected features).
-    valid: [B, N] True for real image tokens.
+    what: "attention" [B, N]: what the class token pays to it, and in towers without one the mean that all patches pay to it;
+        "received" [B, N]: the mean that all tokens of the tower pay to it; both after softmax, mean over heads.
+        "keys" [B, N, H, d]: its keys, before any rotation. "features" [B, N, C]: the hidden states that the layer gives out.
+    layer: an int counts the tower's layers from 0, or from the end if negative; a float in (0, 1) is a share of its depth,
+        rounded; None: the layer whose output the projector reads.
+    Where several patches make one image token, it has their mean.
+    """
+
+    what: Literal["attention", "received", "keys", "features"]
+    layer: int | float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """What a method may look at when it chooses; read-only, and only what its ``needs`` and ``looks`` name is filled in.
+
+    visual: [B, N, D] the projected features, as they enter the decoder, whatever the site.
+    hidden: [B, N, D] image tokens as the decoder holds them at this site; before the decoder the same as ``visual``.
+    valid: [B, N] True for real image tokens, on the model's device; ``real`` is the same on the host.
     text: [B, M, D] decoder input embeddings of the query's tokens; text_valid [B, M].
-    attention: [B, N] what the last prompt token pays to each image token in the layer before the site, mean over
-        heads, after softmax.
+    words: [B, W, D] decoder input embeddings of the prompt's own text behind its first image; words_valid [B, W].
+    attention: [B, N] what the last prompt token, or the method's raters, pay to each image token in the layer before the
+        site, after softmax, mean over heads and raters.
+    tower: what the vision tower showed, by :class:`Look`.
     patches: where each of these tokens lies: its image, tile or frame, and its row and column there.
     layer: the decoder layer whose input this is (0 before the decoder).
     seeds: one number per sample that depends on nothing but the sample's own prompt.
+    totals: image tokens of each sample before any cut; () stands for those that are there.
     """
 
     valid: Tensor
@@ -104,9 +124,38 @@ class View:
     patches: Patches
     seeds: tuple[int, ...]
     visual: Tensor | None = None
+    hidden: Tensor | None = None
     text: Tensor | None = None
     text_valid: Tensor | None = None
+    words: Tensor | None = None
+    words_valid: Tensor | None = None
     attention: Tensor | None = None
+    tower: Mapping[Look, Tensor] = field(default_factory=dict)
+    totals: tuple[int, ...] = ()
+
+    @property
+    def real(self) -> Tensor:
+        """[B, N] ``valid`` on the host, so that reading it does not wait for the device."""
+        return self.patches.grid != PAD
+
+    @property
+    def counts(self) -> list[int]:
+        """Image tokens of each sample that reach this site; known on the host."""
+        return [int(count) for count in self.real.sum(1)]
+
+
+@dataclass(frozen=True)
+class Blend:
+    """How tokens that stay take in others: a token's embedding becomes the sum over its entries of ``weight`` times the
+    embedding of ``origin``. Tokens without entries stay as they are.
+
+    target, origin: [B, E] image tokens counted as in ``Selection.source``, -1 padding; on the host. weight: [B, E]; those of
+    one target add up to 1 where an average is meant.
+    """
+
+    target: Tensor
+    origin: Tensor
+    weight: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,6 +167,7 @@ class Selection:
     source: [B, N] for every image token the token that stands for it afterwards: itself if it stayed, the token it was
         merged into, -1 if it was dropped (and -1 in the padding).
     score: [B, N] what the choice was made by (higher = keep), or None for a rule without scores.
+    blend: what the tokens that stayed take in of the others; None if they stay as they are.
     notes: one string per sample, empty unless the method has something to say, such as "nothing reached the threshold".
     """
 
@@ -125,6 +175,7 @@ class Selection:
     source: Tensor
     score: Tensor | None = None
     notes: tuple[str, ...] = ()
+    blend: Blend | None = None
 
     def __repr__(self) -> str:
         kept = ", ".join(str(count) for count in self.count.tolist())
@@ -161,7 +212,10 @@ class Cut(Protocol):
     def within(self) -> Within: ...
     @property
     def needs(self) -> tuple[str, ...]: ...
+    @property
+    def looks(self) -> tuple[Look, ...]: ...
 
+    def raters(self, view: View) -> Tensor | None: ...
     def choose(self, view: View) -> Selection: ...
 
 

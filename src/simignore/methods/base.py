@@ -5,38 +5,55 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, get_args
 
+import torch
 from torch import Tensor, nn
 
+from simignore.budget import Budget, Keep, OfAll, Schedule, budget, check_keep, check_layer
 from simignore.parts import parts
 from simignore.query import Query, Template, find_template
-from simignore.select import check_keep, top_k
+from simignore.select import top_k
 from simignore.splice import Splice
-from simignore.types import Cut, Hide, Positions, Selection, Site, View, Within
+from simignore.types import Cut, Hide, Look, Positions, Selection, Site, View, Within
 
 
 @dataclass(frozen=True)
 class Method(ABC):
     """One cut at one site, laid over a model: ``with method(model) as trace:``.
 
-    keep: image tokens kept per sample: a count (int) or a fraction of those that reach the site (float in (0, 1]).
+    keep: image tokens kept per sample: a count (int), a fraction of those that reach the site (float in (0, 1]), a
+        :class:`~simignore.budget.Schedule` over decoder layers, or, for methods with scores, another
+        :class:`~simignore.budget.Budget` such as ``Mass(0.9, cap=64)``.
+    layer: the decoder layer before which to cut, counted from 0, or as a share of the decoder's depth (float in (0, 1)); None:
+        before the decoder.
     hide: "drop" shortens the sequence; "mask" hides tokens from attention without shortening (the paper's way).
     positions: "keep" leaves every token its position; "reindex" closes the gaps.
     within: what competes for the budget, and what it is counted in: all image tokens of a "sample", those of each "image" (or
         video), or of each "grid" (a tile of an image, a frame of a video).
     """
 
-    keep: int | float
+    keep: Keep
+    layer: int | float | None = field(default=None, kw_only=True)
     hide: Hide = field(default="drop", kw_only=True)
     positions: Positions = field(default="keep", kw_only=True)
     within: Within = field(default="sample", kw_only=True)
 
-    needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "text", "attention"
+    source: ClassVar[str] = ""  # the paper: "arXiv 2412.09817 (AAAI 2025)"
+    needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "hidden", "text", "words", "attention"
+    merges: ClassVar[bool] = False  # whether dropped tokens are averaged into kept ones
+    scored: ClassVar[bool] = False  # whether it has scores that a Budget can read
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "keep", check_keep(self.keep))
+        if isinstance(self.keep, Budget) and not (self.scored or isinstance(self.keep, OfAll)):
+            raise TypeError(
+                f"keep={self.keep!r} reads scores, and {type(self).__name__} has none; give a count or a fraction"
+            )
+        if not isinstance(self.keep, Budget | Schedule):
+            object.__setattr__(self, "keep", check_keep(self.keep))
+        if self.layer is not None:
+            object.__setattr__(self, "layer", check_layer(self.layer))
         for name, kind in (("hide", Hide), ("positions", Positions), ("within", Within)):
             check_choice(self, name, get_args(kind))
 
@@ -48,14 +65,35 @@ class Method(ABC):
     @property
     def site(self) -> Site:
         """Where the cut is made: "projector" (before the decoder) or ("layer", k) (before its k-th layer)."""
-        return "projector"
+        return "projector" if self.layer is None else ("layer", self.layer)
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """What the vision tower must show it, found in ``view.tower`` under the same :class:`~simignore.types.Look`."""
+        return ()
+
+    def raters(self, view: View) -> Tensor | None:
+        """[B, W] which of the prompt's words (``view.words``) are asked for their attention; None: the last prompt token.
+
+        Called once per prefill, before the decoder, for methods whose ``needs`` name "words" and "attention".
+        """
+        return None
 
     @abstractmethod
     def choose(self, view: View) -> Selection:
         """Which image tokens stay."""
 
+    def amounts(self, view: View) -> list[int]:
+        """How many image tokens of each sample stay, where no scores are needed to know."""
+        if isinstance(self.keep, OfAll):
+            totals = view.totals or view.counts
+            return [self.keep.count(torch.zeros(n), total)[0] for n, total in zip(view.counts, totals, strict=True)]
+        return [budget(check_keep(self.keep), n) for n in view.counts]
+
     def cuts(self) -> Sequence[Cut]:
-        """The cuts it makes, in the order of their sites: itself, unless it is made of several."""
+        """The cuts it makes, in the order of their sites: itself, unless ``keep`` is a schedule or it is made of several."""
+        if isinstance(self.keep, Schedule):
+            return tuple(replace(self, layer=layer, keep=keep) for layer, keep in self.keep.cuts())
         return (self,)
 
     def __call__(self, model: nn.Module, query: Any = None, processor: Any = None) -> Splice:
@@ -86,18 +124,27 @@ class Method(ABC):
 class Scorer(Method):
     """A method that is told by a score per image token; the highest stay."""
 
+    scored: ClassVar[bool] = True
+
     @abstractmethod
     def score(self, view: View) -> Tensor:
         """[B, N] one score per image token, higher = keep; padding may hold anything."""
 
     def choose(self, view: View) -> Selection:
-        return top_k(self.score(view), view.valid, self.keep)
+        return top_k(self.score(view), view.real, self.keep, view.totals)  # type: ignore[arg-type]
 
 
 def check_choice(method: Any, name: str, allowed: tuple[str, ...]) -> None:
     """Raise unless the field ``name`` of ``method`` holds one of the allowed words."""
     if (value := getattr(method, name)) not in allowed:
         raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
+
+
+def looked(view: View, look: Look) -> Tensor:
+    """What the vision tower showed under ``look``; raises if the method forgot to name it in ``looks``."""
+    if look not in view.tower:
+        raise RuntimeError(f"the view holds no {look!r}; name it in the method's `looks`")
+    return view.tower[look]
 
 
 def needed(tensor: Tensor | None, name: str) -> Tensor:

@@ -7,8 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from simignore.budget import Keep
 from simignore.methods.base import Scorer, needed
-from simignore.types import Site, View
+from simignore.types import View
 
 
 @dataclass(frozen=True)
@@ -19,24 +20,19 @@ class FastV(Scorer):
     Why it works: past the first layers most attention to image tokens is spent on few of them.
     Source: arXiv 2403.06764 (ECCV 2024); published with layer 2 and half of the tokens.
 
-    keep: a count, or a fraction of the image tokens that reach the layer. layer: 1 or more, counted from 0.
+    keep: a count, or a fraction of the image tokens that reach the layer. layer: counted from 0, from 1 on.
     """
 
-    keep: int | float = 0.5
-    layer: int = 2
+    keep: Keep = 0.5
+    layer: int | float | None = 2
 
+    source: ClassVar[str] = "arXiv 2403.06764 (ECCV 2024)"
     needs: ClassVar[tuple[str, ...]] = ("attention",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int) or self.layer < 1:
-            raise ValueError(
-                f"layer={self.layer!r}: FastV reads the layer before, so it cuts before layer 1 at the earliest"
-            )
-
-    @property
-    def site(self) -> Site:
-        return ("layer", self.layer)
+        if self.layer is None:
+            raise ValueError("layer=None: FastV reads the layer before, so it cuts before layer 1 at the earliest")
 
     def score(self, view: View) -> Tensor:
         return needed(view.attention, "attention")  # [B, N]

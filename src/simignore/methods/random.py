@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from simignore.budget import check_count
 from simignore.methods.base import Scorer
-from simignore.select import check_count
-from simignore.types import Site, View
+from simignore.types import View
 
 
 @dataclass(frozen=True)
@@ -19,26 +20,20 @@ class Random(Scorer):
 
     Why it is here: image tokens are so redundant that chance is a strong baseline; a rule has to beat it.
 
-    keep: a count or a fraction. seed: another seed, another draw. layer: the decoder layer before which to cut, for
-    comparison with rules that cut there; None: before the decoder.
+    keep: see :class:`Method`. seed: another seed, another draw. layer: for comparison with rules that cut inside the decoder.
     """
 
     seed: int = 0
-    layer: int | None = None
+
+    source: ClassVar[str] = "baseline"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "seed", check_count("seed", self.seed, 0))
-        if self.layer is not None:
-            object.__setattr__(self, "layer", check_count("layer", self.layer, 1))
-
-    @property
-    def site(self) -> Site:
-        return "projector" if self.layer is None else ("layer", self.layer)
 
     def score(self, view: View) -> Tensor:
         score = torch.zeros(view.valid.shape, dtype=torch.float64)
-        for b, tokens in enumerate(view.valid.sum(1).tolist()):
+        for b, tokens in enumerate(view.counts):
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + view.seeds[b]) % 2**63)
             score[b, :tokens] = torch.rand(tokens, generator=generator, dtype=torch.float64)
-        return score.to(view.valid.device)
+        return score
