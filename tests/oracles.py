@@ -113,19 +113,60 @@ def kept_places(model, inputs, selection, patches) -> Tensor:
 
     Image tokens that are no patches always stay; which those are is told by counting patches alone.
     """
+    out = torch.ones_like(inputs["input_ids"], dtype=torch.bool)
+    for b, places in enumerate(patch_places(model, inputs, patches)):
+        out[b, places[~selection.kept[b, : len(places)]]] = False
+    return out
+
+
+def patch_places(model, inputs, patches) -> list[Tensor]:
+    """For each sample the places of the image tokens that are patches."""
     from simignore.parts import parts
 
     image = torch.isin(inputs["input_ids"], torch.tensor(parts(model).placeholders))
-    seen = captured(model, inputs)
-    out = torch.ones_like(image)
+    seen, found = captured(model, inputs), []
     for b in range(len(image)):
         places = image[b].nonzero()[:, 0]
         count = int((patches.grid[b] >= 0).sum())
         if len(places) != count:
             places = places[not_lines(model, seen[b, places])]
         assert len(places) == count
-        out[b, places[~selection.kept[b, :count]]] = False
+        found.append(places)
+    return found
+
+
+def taking_in(selection, places: list[Tensor]) -> list[dict[int, list[tuple[int, float]]]]:
+    """For each sample: the place of a token that takes in others -> (place, weight) of all that go into it."""
+    found: list[dict[int, list[tuple[int, float]]]] = [{} for _ in places]
+    if selection.blend is not None:
+        for b, own in enumerate(places):
+            entries = zip(*(x[b].tolist() for x in (selection.blend.target, selection.blend.origin, selection.blend.weight)))
+            for target, origin, weight in entries:
+                if target >= 0:
+                    found[b].setdefault(int(own[target]), []).append((int(own[origin]), weight))
+    return found
+
+
+def taken_in(x: Tensor, entries: list[dict[int, list[tuple[int, float]]]]) -> Tensor:
+    """Hidden states [B, T, D] after tokens took in others, by plain loops."""
+    out = x.clone()
+    for b, targets in enumerate(entries):
+        for target, origins in targets.items():
+            out[b, target] = sum(x[b, origin].double() * weight for origin, weight in origins).to(x.dtype)
     return out
+
+
+def deep_taken_in(kwargs: dict, entries: list[dict[int, list[tuple[int, float]]]], layer: int = 0) -> dict:
+    """The decoder's arguments with DeepStack features of such tokens taken in as well, those still to come at ``layer``."""
+    mask = kwargs.get("visual_pos_masks")
+    if mask is None or kwargs.get("deepstack_visual_embeds") is None:
+        return kwargs
+    changed = list(kwargs["deepstack_visual_embeds"][:layer])
+    for features in kwargs["deepstack_visual_embeds"][layer:]:
+        full = features.new_zeros(*mask.shape, features.shape[-1])
+        full[mask] = features
+        changed.append(taken_in(full, entries)[mask])
+    return {**kwargs, "deepstack_visual_embeds": changed}
 
 
 def not_lines(model, features: Tensor) -> Tensor:
@@ -159,19 +200,20 @@ def captured(model, inputs) -> Tensor:
     return decoder_call(model, inputs)["inputs_embeds"]
 
 
-def native_logits(model, inputs, kept: Tensor, new: Tensor) -> Tensor:
-    """[steps, V] logits of a decoder that is given the kept tokens alone, one sample, and then each new token by itself."""
+def native_logits(model, inputs, kept: Tensor, new: Tensor, entries=({},)) -> Tensor:
+    """[steps, V] logits of a decoder that is given the kept tokens alone, one sample, and then each new token by itself;
+    ``entries`` tells which of them take in others."""
     from simignore.parts import parts
 
     decoder, rows = parts(model).decoder, kept[0].nonzero()[:, 0]
-    call = decoder_call(model, inputs)
+    call = deep_taken_in(decoder_call(model, inputs), entries)
     t = kept.shape[1]
     positions = call.get("position_ids")
     if positions is None:
         positions = torch.arange(t)[None]
     cache = DynamicCache(config=model.config)
     short = {
-        "inputs_embeds": call["inputs_embeds"][:, rows],
+        "inputs_embeds": taken_in(call["inputs_embeds"], entries)[:, rows],
         "position_ids": positions[..., rows],
         "past_key_values": cache,
     }
@@ -219,8 +261,9 @@ def capped(model, logits: Tensor) -> Tensor:
 
 
 @contextmanager
-def hiding(model, hidden: dict[int, Tensor], length: int):
-    """Hide places [B, T] of a prompt of ``length`` tokens from everyone, from each of some layers on, by their masks alone."""
+def hiding(model, hidden: dict[int, Tensor], length: int, blends: dict[int, list] | None = None):
+    """Hide places [B, T] of a prompt of ``length`` tokens from everyone, from each of some layers on, by their masks alone;
+    before each of the layers in ``blends`` tokens take in others."""
     from simignore.parts import parts
 
     p = parts(model)
@@ -247,6 +290,10 @@ def hiding(model, hidden: dict[int, Tensor], length: int):
                 mask = mask.expand(len(wide), -1, -1, -1)
             low = torch.finfo(x.dtype).min
             mask = mask & ~wide if mask.dtype == torch.bool else mask.masked_fill(wide, low)
+            if blends and number and q == length:
+                for entries in blends.get(number, ()):
+                    x = taken_in(x, entries)
+                args, kwargs = ((x, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": x})
             return args, {**kwargs, "attention_mask": mask}
 
         return change
@@ -258,6 +305,12 @@ def hiding(model, hidden: dict[int, Tensor], length: int):
         tokens = kwargs["input_ids"] if tokens is None else tokens
         now[0] = tokens.shape[1]
         before[0] = 0 if tokens.shape[1] == length else before[0]
+        for layer, several in (blends or {}).items():
+            for entries in several:
+                kwargs = deep_taken_in(kwargs, entries, layer)
+                if layer == 0 and tokens.shape[1] == length:
+                    kwargs = {**kwargs, "inputs_embeds": taken_in(kwargs["inputs_embeds"], entries)}
+        return args, kwargs
 
     def counted(module, args, output):
         before[0] += now[0]

@@ -23,7 +23,7 @@ def test_a_row_equals_the_eager_map(kind, side):
             config = module.config
             row.install()
             try:
-                row.ask(last)
+                row.ask([(last[:, None], torch.ones(2, 1))])
                 model(**inputs)
                 found = row.row()
             finally:
@@ -42,7 +42,7 @@ def test_nothing_is_recorded_unless_asked():
             model(**inputs)
         with pytest.raises(RuntimeError, match="cannot be read"):
             row.row()
-        row.ask(torch.tensor([3]))
+        row.ask([(torch.tensor([[3]]), torch.ones(1, 1))])
         with torch.no_grad():
             model(**inputs)
         assert row.row().shape == (1, inputs["input_ids"].shape[1])
@@ -55,17 +55,18 @@ def test_nothing_is_recorded_unless_asked():
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_the_row_is_the_formula(softcap):
-    """Plain loops over samples and heads; two query heads share a key head."""
+    """Plain loops over samples, heads and asking places; two query heads share a key head."""
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 4, 3, 5, generator=generator), torch.randn(2, 2, 6, 5, generator=generator)
-    place = torch.tensor([2, 1])
-    row = attention_row(query, key, None, place, scaling=0.3, softcap=softcap)
+    places, weight = torch.tensor([[2, 0], [1, 2]]), torch.tensor([[3.0, 1.0], [1.0, 0.0]])
+    row = attention_row(query, key, None, places, weight, scaling=0.3, softcap=softcap)
     for b in range(2):
-        heads = []
-        for h in range(4):
-            logits = torch.stack([query[b, h, place[b]] @ key[b, h // 2, j] * 0.3 for j in range(6)])
-            if softcap:
-                logits = softcap * torch.tanh(logits / softcap)
-            logits[int(place[b]) + 3 + 1 :] = -torch.inf  # causal: 3 keys lie before the first query
-            heads.append(logits.softmax(0))
-        torch.testing.assert_close(row[b], torch.stack(heads).mean(0))
+        expected = torch.zeros(6)
+        for place, share in zip(places[b].tolist(), (weight[b] / weight[b].sum()).tolist(), strict=True):
+            for h in range(4):
+                logits = torch.stack([query[b, h, place] @ key[b, h // 2, j] * 0.3 for j in range(6)])
+                if softcap:
+                    logits = softcap * torch.tanh(logits / softcap)
+                logits[place + 3 + 1 :] = -torch.inf  # causal: 3 keys lie before the first query
+                expected += logits.softmax(0) / 4 * share
+        torch.testing.assert_close(row[b], expected)

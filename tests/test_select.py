@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import oracles
+from simignore.budget import AtLeast, budget, check_keep
 from simignore.methods.simignore import best_similarity, similarities
-from simignore.select import budget, check_keep, compose, from_kept, identity, lift, threshold, top_k, walk
+from simignore.select import compose, from_kept, identity, lift, top_k, walk
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)
@@ -55,14 +56,14 @@ def test_top_k_keeps_the_promised_best_in_order(sizes, seed, keep, levels):
 @settings(max_examples=100, deadline=None)
 def test_threshold_keeps_what_reaches_it_up_to_the_cap_and_at_least_one(sizes, seed, at_least, cap):
     score, valid = scored(sizes, seed)
-    chosen = threshold(score, valid, at_least, cap)
+    chosen = top_k(score, valid, AtLeast(at_least, cap))
     for b, size in enumerate(sizes):
         reached = sum(float(score[b, i]) >= at_least for i in range(size))
         most = size if cap is None or (isinstance(cap, int) and cap > size) else budget(cap, size)
         count = min(max(reached, 1), most) if size else 0
         row = chosen.index[b]
         assert row[row >= 0].tolist() == by_loop(score[b], size, count)
-        assert bool(chosen.notes[b]) == (size > 0 and reached == 0)
+        assert bool(chosen.notes and chosen.notes[b]) == (size > 0 and reached == 0)
 
 
 @given(st.integers(1, 9), st.integers(1, 6), SEEDS, st.integers(0, 5), st.integers(1, 4), st.data())
@@ -102,7 +103,7 @@ def test_simignore_at_full_size_equals_the_published_loop(kind, skip, stride, ke
 def test_two_cuts_in_a_row_are_one_selection(sizes, seed):
     """Choosing among the chosen, lifted and composed, equals following each token by hand."""
     score, valid = scored(sizes, seed)
-    first = threshold(score, valid, 0.0)
+    first = top_k(score, valid, AtLeast(0.0))
     among = first.index
     second = top_k(torch.randn(among.shape), among >= 0, 0.5)
     both = compose(first, lift(second, among, valid.shape[1]))

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simignore import figures, tiny
     from simignore.answer import ask
+    from simignore.budget import AtLeast, Mass, OfAll, Outliers, Schedule
     from simignore.families import FAMILIES, UnsupportedModelError
     from simignore.methods import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Simignore, preset
     from simignore.places import locate
@@ -35,6 +36,11 @@ __version__ = "0.1.0"
 _HOME_OF = {  # public name -> the room it lives in
     "FAMILIES": "families",
     "METHODS": "methods",
+    "AtLeast": "budget",
+    "Mass": "budget",
+    "OfAll": "budget",
+    "Outliers": "budget",
+    "Schedule": "budget",
     "PRESETS": "methods",
     "Answer": "types",
     "Chain": "methods",
@@ -60,11 +66,16 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "Answer",
+    "AtLeast",
     "Chain",
     "FastV",
+    "Mass",
     "Method",
+    "OfAll",
+    "Outliers",
     "Prompt",
     "Random",
+    "Schedule",
     "Scorer",
     "Selection",
     "Simignore",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ _NAME = "simignore_observed"  # the name under which transformers' attention int
 
 
 class AttentionRow:
-    """Captures one attention row per sample of one attention module, between :meth:`install` and :meth:`remove`.
+    """Captures attention rows of one attention module, between :meth:`install` and :meth:`remove`.
 
     Only the module's own reference to its config is swapped meanwhile, for a shallow copy that names another attention
     function; the config itself is never written to.
@@ -51,64 +51,71 @@ class AttentionRow:
         eager = getattr(sys.modules[type(self.attention).__module__], "eager_attention_forward", None)
         return ALL_ATTENTION_FUNCTIONS.get_interface(self._config._attn_implementation, eager)  # type: ignore[no-any-return]
 
-    def ask(self, query: Tensor) -> None:
-        """The next forward of this module in this thread records the row of ``query`` [B] (places in its input)."""
-        self._thread.query, self._thread.row = query, None
+    def ask(self, wanted: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """The next forward of this module in this thread records one row for each pair of places [B, Q] in its input and
+        weights [B, Q]: the weighted mean of the attention that those places pay."""
+        self._thread.wanted, self._thread.rows = list(wanted), None
 
     def forget(self) -> None:
         """Record nothing until the next :meth:`ask`."""
-        self._thread.query = self._thread.row = None
+        self._thread.wanted = self._thread.rows = None
 
-    def row(self) -> Tensor:
-        """[B, kv] attention of the asked query to every key, mean over heads, float32; raises if none was computed."""
-        row: Tensor | None = getattr(self._thread, "row", None)
-        if row is None:
+    def row(self, number: int = 0) -> Tensor:
+        """[B, kv] attention that the asked places pay to every key, mean over heads, float32; raises if none was computed."""
+        rows: list[Tensor] | None = getattr(self._thread, "rows", None)
+        if rows is None:
             raise RuntimeError(
                 f"{type(self.attention).__name__} did not compute its attention through transformers' attention "
                 "interface, so its attention cannot be read. Use a method that does not need decoder attention."
             )
-        return row
+        return rows[number]
 
     def _see(
         self, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, softcap: float | None
     ) -> None:
-        place = getattr(self._thread, "query", None)
-        if place is not None:
+        wanted = getattr(self._thread, "wanted", None)
+        if wanted is not None:
             with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-                self._thread.row = attention_row(query, key, mask, place.to(query.device), scaling, softcap)
+                self._thread.rows = [
+                    attention_row(query, key, mask, *(x.to(query.device) for x in pair), scaling, softcap)
+                    for pair in wanted
+                ]
 
 
 def attention_row(
     query: Tensor,
     key: Tensor,
     mask: Tensor | None,
-    place: Tensor,
+    places: Tensor,
+    weight: Tensor,
     scaling: float | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """[B, kv] softmax attention of one query per sample over all keys, mean over heads, in float32.
+    """[B, kv] softmax attention that some queries pay to all keys, mean over heads and weighted mean over queries, in float32.
 
     query: [B, H, q, d]. key: [B, Hkv, kv, d], heads grouped as in grouped-query attention. mask: [B, 1, q, kv] boolean or
-    additive, [B, kv] (0 = padding), or None for causal. place: [B] the query's place among the q. scaling: default d^-0.5.
+    additive, [B, kv] (0 = padding), or None for causal. places: [B, Q] the queries' places among the q. weight: [B, Q]; queries
+    of weight 0 may be anything. scaling: default d^-0.5.
     """
     b, h, q, d = query.shape
-    kv = key.shape[2]
-    asked = query.gather(2, place.view(b, 1, 1, 1).expand(b, h, 1, d)).view(
-        b, key.shape[1], -1, d
-    )  # [B, Hkv, H/Hkv, d]
+    kv, asking = key.shape[2], places.shape[1]
+    asked = query.gather(2, places[:, None, :, None].expand(b, h, asking, d))  # [B, H, Q, d]
+    asked = asked.reshape(b, key.shape[1], -1, d)  # [B, Hkv, H/Hkv * Q, d]
     logits = (asked.float() @ key.float().transpose(2, 3)) * (scaling if scaling is not None else d**-0.5)
-    logits = logits.view(b, h, kv)  # [B, H, kv]
+    logits = logits.view(b, h, asking, kv)  # [B, H, Q, kv]
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     if mask is None or mask.dim() == 2:
-        reach = torch.arange(kv, device=key.device) <= (place + kv - q)[:, None]  # [B, kv]
-        allowed = reach if mask is None else reach & mask[:, -kv:].bool()
+        allowed = torch.arange(kv, device=key.device) <= (places + kv - q)[..., None]  # [B, Q, kv]
+        allowed = allowed if mask is None else allowed & mask[:, None, -kv:].bool()
         logits = logits.masked_fill(~allowed[:, None], float("-inf"))
     else:
-        row = mask.expand(b, -1, q, -1)[..., :kv]
-        row = row.gather(2, place.view(b, 1, 1, 1).expand(b, row.shape[1], 1, kv))[:, :, 0]  # [B, 1 or H, kv]
-        logits = logits.masked_fill(~row, float("-inf")) if row.dtype == torch.bool else logits + row.float()
-    return logits.softmax(-1).mean(1)  # [B, kv]
+        rows = mask.expand(b, -1, q, -1)[..., :kv]
+        rows = rows.gather(2, places[:, None, :, None].expand(b, rows.shape[1], asking, kv))  # [B, 1 or H, Q, kv]
+        logits = logits.masked_fill(~rows, float("-inf")) if rows.dtype == torch.bool else logits + rows.float()
+    paid = logits.softmax(-1).mean(1)  # [B, Q, kv]
+    weight = (weight / weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None]
+    return torch.where(weight > 0, paid * weight, 0).sum(1)  # [B, kv]
 
 
 def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:

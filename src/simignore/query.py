@@ -35,6 +35,17 @@ class Query:
         ids = torch.nn.utils.rnn.pad_sequence(queries, batch_first=True)  # [B, M]
         return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)
 
+    def told(self, read: Layout) -> tuple[str, ...]:
+        """Each sample's query as a string. Raises ValueError where no tokenizer is at hand."""
+        if self.template is None:
+            raise ValueError(
+                "this method reads the question as words, and no tokenizer was found beside the model's weights; pass it: "
+                "`with method(model, processor=processor):`"
+            )
+        ids, valid = self.tokens(read, torch.device("cpu"))
+        decode = self.template.tokenizer.decode
+        return tuple(str(decode(own[real])).strip() for own, real in zip(ids, valid, strict=True))
+
     def _repeated(self, batch: int) -> list[Tensor]:
         given = self.given or []
         if batch % len(given):

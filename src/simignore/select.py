@@ -84,15 +84,15 @@ def lift(inner: Selection, among: Tensor, tokens: int) -> Selection:
     if inner.score is not None:
         score = torch.full((among.shape[0], tokens + 1), math.nan, dtype=inner.score.dtype, device=inner.score.device)
         score = score.scatter(1, where, inner.score)[:, :tokens]
-    return Selection(index, full, score, inner.notes, renumber(inner.blend, among))
+    blend = None if inner.blend is None else renumber(inner.blend, among)
+    return Selection(index, full, score, inner.notes, blend)
 
 
-def renumber(blend: Blend | None, among: Tensor) -> Blend | None:
+def renumber(blend: Blend, among: Tensor) -> Blend:
     """A blend among some tokens, told in the numbers [B, N'] that they have elsewhere."""
-    if blend is None:
-        return None
-    there = blend.target != PAD
-    ends = (among.gather(1, x.clamp(min=0)).masked_fill(~there, PAD) for x in (blend.target, blend.origin))
+    target, origin = blend.target.cpu(), blend.origin.cpu()
+    there = target != PAD
+    ends = (among.gather(1, x.clamp(min=0)).masked_fill(~there, PAD) for x in (target, origin))
     return Blend(*ends, blend.weight)
 
 

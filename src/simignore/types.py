@@ -109,6 +109,7 @@ class View:
     hidden: [B, N, D] image tokens as the decoder holds them at this site; before the decoder the same as ``visual``.
     valid: [B, N] True for real image tokens, on the model's device; ``real`` is the same on the host.
     text: [B, M, D] decoder input embeddings of the query's tokens; text_valid [B, M].
+    questions: for each sample the query's text as a string.
     words: [B, W, D] decoder input embeddings of the prompt's own text behind its first image; words_valid [B, W].
     attention: [B, N] what the last prompt token, or the method's raters, pay to each image token in the layer before the
         site, after softmax, mean over heads and raters.
@@ -127,6 +128,7 @@ class View:
     hidden: Tensor | None = None
     text: Tensor | None = None
     text_valid: Tensor | None = None
+    questions: tuple[str, ...] = ()
     words: Tensor | None = None
     words_valid: Tensor | None = None
     attention: Tensor | None = None

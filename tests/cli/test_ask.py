@@ -85,8 +85,8 @@ def test_json_holds_every_fact_in_plain_types(ask):
         (["--keep", "0.25"], library.Simignore(keep=0.25), {}),
         ([], library.Simignore(keep=0.25), {}),
         (["--keep", "5", "--set", "similarity=dot"], library.Simignore(keep=5, similarity="dot"), {}),
-        (["--threshold", "0.1"], library.Simignore(threshold=0.1), {}),
-        (["--threshold", "0.1", "--keep", "3"], library.Simignore(threshold=0.1, keep=3), {}),
+        (["--threshold", "0.1"], library.Simignore(keep=library.AtLeast(0.1)), {}),
+        (["--threshold", "0.1", "--keep", "3"], library.Simignore(keep=library.AtLeast(0.1, cap=3)), {}),
         (["--method", "random", "--seed", "7", "--keep", "50%"], library.Random(keep=0.5, seed=7), {}),
         (
             ["--method", "fastv", "--layer", "1", "--positions", "reindex"],

@@ -93,11 +93,15 @@ def test_dropping_is_a_native_run_on_the_shorter_sequence(name):
         pytest.skip("its windows are counted in the whole prompt; masking is their oracle")
     for sample in samples(case):
         inputs = case.inputs(sample)
-        output, trace = generated(model, inputs, Simignore(keep=5))
-        kept = oracles.kept_places(model, inputs, trace.selections[0], trace.patches[0])
-        assert int(kept.sum()) == trace.tokens_after[0] < trace.tokens_before[0]
-        logits = oracles.native_logits(model, inputs, kept, new_ids(output)[0])
-        torch.testing.assert_close(torch.stack(output.logits, 1)[0], logits, **CLOSE)
+        for method in (Simignore(keep=5), Pooled(keep=5)):
+            output, trace = generated(model, inputs, method)
+            kept = oracles.kept_places(model, inputs, trace.selections[0], trace.patches[0])
+            assert int(kept.sum()) == trace.tokens_after[0] < trace.tokens_before[0]
+            places = oracles.patch_places(model, inputs, trace.patches[0])
+            entries = oracles.taking_in(trace.steps[0][0].selection, places)
+            assert bool(entries[0]) == method.merges
+            logits = oracles.native_logits(model, inputs, kept, new_ids(output)[0], entries)
+            torch.testing.assert_close(torch.stack(output.logits, 1)[0], logits, **CLOSE)
 
 
 @LIVELY
@@ -114,11 +118,13 @@ def test_dropping_is_masking(name):
         output, trace = generated(model, inputs, method)
         if name in NATIVE and isinstance(method, Chain):
             continue
-        hidden = {}
+        hidden, blends = {}, {}
+        places = oracles.patch_places(model, inputs, trace.patches[0])
         for step in trace.steps[0]:
             layer = 0 if step.site == "projector" else step.site[1]
             hidden[layer] = ~oracles.kept_places(model, inputs, step.selection, trace.patches[0])
-        with oracles.hiding(model, hidden, inputs["input_ids"].shape[1]):
+            blends.setdefault(layer, []).append(oracles.taking_in(step.selection, places))
+        with oracles.hiding(model, hidden, inputs["input_ids"].shape[1], blends):
             masked, _ = generated(model, inputs)
         assert torch.equal(new_ids(output), new_ids(masked))
         torch.testing.assert_close(torch.stack(output.logits), torch.stack(masked.logits), **CLOSE)

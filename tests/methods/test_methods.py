@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import simignore
-from simignore import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
+from simignore import METHODS, PRESETS, AtLeast, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
 from simignore.methods import preset
 from simignore.types import Grid, Patches
 
@@ -66,13 +66,12 @@ def test_methods_are_frozen_and_documented(cls):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Simignore(), "keep=64, keep=0.25 or threshold"),
         (lambda: Simignore(keep=4, similarity="jaccard"), "similarity='jaccard' is none of 'cosine', 'dot'"),
-        (lambda: Simignore(threshold=float("nan")), "threshold=nan"),
+        (lambda: Simignore(keep=AtLeast(float("nan"))), "score=nan"),
         (lambda: Simignore(keep=4, skip=-1), "skip=-1 must be a whole number of at least 0"),
         (lambda: Simignore(keep=4, stride=0), "stride=0 must be a whole number of at least 1"),
-        (lambda: Simignore(threshold=0.1, stride=2), "leave one of them out"),
-        (lambda: FastV(keep=4, layer=0), "layer=0: FastV reads the layer before"),
+        (lambda: Simignore(keep=AtLeast(0.1), stride=2), "goes on until a count is reached"),
+        (lambda: FastV(keep=4, layer=0), "layer=0 must be a whole number of at least 1"),
         (lambda: FastV(keep=4, layer=True), "layer=True"),
         (lambda: Chain(), "at least one method"),
     ],
@@ -147,11 +146,11 @@ def test_zero_vectors_and_equal_tokens_have_an_order():
 
 
 def test_a_threshold_nothing_reaches_keeps_one_and_says_so():
-    chosen = Simignore(threshold=5.0).choose(view())
+    chosen = Simignore(keep=AtLeast(5.0)).choose(view())
     assert chosen.count.tolist() == [1, 1] and "nothing" not in chosen.notes[0]
     assert chosen.notes[0] == "no image token reached the threshold 5; the best one stayed"
-    assert Simignore(threshold=-2.0, keep=3).choose(view()).count.tolist() == [3, 3]
-    assert Simignore(threshold=-2.0).choose(view()).count.tolist() == [8, 8]
+    assert Simignore(keep=AtLeast(-2.0, cap=3)).choose(view()).count.tolist() == [3, 3]
+    assert Simignore(keep=AtLeast(-2.0)).choose(view()).count.tolist() == [8, 8]
 
 
 def test_a_method_that_forgets_its_needs_is_told():

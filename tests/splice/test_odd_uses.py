@@ -12,7 +12,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import models
 import oracles
-from simignore import Chain, FastV, Random, Scorer, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore import AtLeast, Chain, FastV, Random, Scorer, Simignore, UnsupportedCallError, UnsupportedModelError
 from splice.test_engine import CLOSE, QUERY, each_method, generate, masked
 
 
@@ -81,7 +81,7 @@ def test_a_threshold_that_keeps_one_sample_whole(model):
         least = float(trace.selections[0].score[0].min())
         found = {}
         for hide in ("drop", "mask"):
-            with Simignore(threshold=least, hide=hide)(model, query=QUERY) as trace:
+            with Simignore(keep=AtLeast(least), hide=hide)(model, query=QUERY) as trace:
                 found[hide] = model(**inputs).logits
     assert trace.selections[0].count[0] == models.PATCHES
     text = (inputs["input_ids"] != models.IMAGE) & inputs["attention_mask"].bool()
@@ -334,8 +334,8 @@ def test_leaving_a_block_that_was_never_entered_frees_no_other(model):
 
 def test_numpy_numbers_are_numbers(model):
     assert Random(keep=np.int64(5)) == Random(keep=5) and Random(keep=np.float32(0.5)) == Random(keep=0.5)
-    with pytest.raises(ValueError, match=r"threshold='0\.3' is not a finite number"):
-        Simignore(threshold="0.3")
+    with pytest.raises(ValueError, match=r"score='0\.3' is not a finite number"):
+        AtLeast("0.3")
     for seed in (1.5, "a", None, -1):
         with pytest.raises(ValueError, match="seed="):
             Random(keep=3, seed=seed)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import models
-from simignore import Random, Simignore
+from simignore import AtLeast, Random, Simignore
 
 QUERY = torch.tensor([10, 11, 12])
 
@@ -45,7 +45,7 @@ def test_the_best_of_each_image_stay(within):
 
 def test_notes_name_the_image():
     model = models.model()
-    method = Simignore(threshold=2.0, within="image")
+    method = Simignore(keep=AtLeast(2.0), within="image")
     with torch.no_grad(), method(model, query=QUERY) as trace:
         model(**models.batch(models.prompt(images=2)))
     (note,) = trace.notes

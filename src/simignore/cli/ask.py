@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simignore.cli.errors import Debug, readable
-from simignore.cli.options import make_method, read_keep, read_options, read_settings
+from simignore.cli.options import make_method, read_keep, read_layer, read_options, read_settings
 
 if TYPE_CHECKING:
     from simignore.cli.compare import Comparison
@@ -38,10 +38,12 @@ def ask(
     preset: Annotated[str | None, _method(help="A published setting instead of a method and its options.")] = None,
     keep: Annotated[
         str | None,
-        _method(help="How many image tokens: 64, or a fraction (0.25, 25%); default: the method's, or 0.25."),
+        _method(help="How many image tokens: 64, a fraction (0.25, 25%), or a rule: 'Mass(0.9)'; default: 0.25."),
     ] = None,
     threshold: Annotated[float | None, _method(help="Keep what scores at least this.")] = None,
-    layer: Annotated[int | None, _method(help="Decoder layer before which to cut.")] = None,
+    layer: Annotated[
+        str | None, _method(help="Decoder layer before which to cut: 5, or a share of the depth (0.5).")
+    ] = None,
     seed: Annotated[int | None, _method(help="Of methods that draw at random.")] = None,
     span: Annotated[str | None, _method(help="Part of the prompt to compare with: user, question, ...")] = None,
     hide: Annotated[str | None, _method(help="drop (shorten) or mask (hide from attention).")] = None,
@@ -68,7 +70,7 @@ def ask(
     given = {
         "keep": None if keep is None else read_keep(keep),
         "threshold": threshold,
-        "layer": layer,
+        "layer": None if layer is None else read_layer(layer),
         "seed": seed,
         "span": span,
         "hide": hide,

@@ -8,21 +8,50 @@ from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simignore.budget import Keep
     from simignore.methods import Method
 
 DEFAULT_METHOD = "simignore"
 DEFAULT_KEEP = 0.25  # for methods without a default of their own
 
 
-def read_keep(typed: str) -> int | float:
-    """``64`` and ``1`` are counts; ``0.25``, ``25%`` and ``1.0`` are fractions. Raises ValueError for anything else."""
+def read_keep(typed: str) -> Keep:
+    """``64`` and ``1`` are counts; ``0.25``, ``25%`` and ``1.0`` are fractions; ``Mass(0.9, cap=64)`` and the like are
+    rules. Raises ValueError for anything else."""
     text = typed.strip()
+    if "(" in text:
+        return _read_rule(text)
     try:
         if text.endswith("%"):
             return float(text[:-1]) / 100
         return int(text) if text.lstrip("+-").isdigit() else float(text)
     except ValueError:
-        raise ValueError(f"--keep {typed!r} is neither a count (64) nor a fraction (0.25 or 25%)") from None
+        raise ValueError(
+            f"--keep {typed!r} is neither a count (64) nor a fraction (0.25 or 25%), and no rule such as 'Mass(0.9, cap=64)'"
+        ) from None
+
+
+def _read_rule(text: str) -> Keep:
+    """A rule written as it is in Python; its arguments are literals, and nothing is evaluated."""
+    from simignore import budget
+
+    rules = {kind.__name__: kind for kind in (*budget.Budget.__subclasses__(), budget.Schedule)}
+    try:
+        call = ast.parse(text, mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in rules:
+            raise ValueError(f"there are {', '.join(sorted(rules))}")
+        given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
+        return rules[call.func.id](*map(ast.literal_eval, call.args), **given)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise ValueError(f"--keep {text!r} is no rule for how many tokens stay: {error}") from None
+
+
+def read_layer(typed: str) -> int | float:
+    """``5`` is a layer's number, ``0.5`` a share of the decoder's depth. Raises ValueError for anything else."""
+    try:
+        return int(typed) if typed.strip().lstrip("+-").isdigit() else float(typed)
+    except ValueError:
+        raise ValueError(f"--layer {typed!r} is neither a layer's number (5) nor a share of the depth (0.5)") from None
 
 
 def read_settings(typed: Sequence[str]) -> dict[str, Any]:
@@ -52,6 +81,7 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
     Options that are None were not given. Raises KeyError for unknown names, ValueError for options that the method does
     not have, for values that it refuses, and for a preset with options.
     """
+    from simignore.budget import AtLeast
     from simignore.methods import METHODS, preset
 
     given = {option: value for option, value in given.items() if value is not None}
@@ -63,9 +93,11 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
     if name not in METHODS:
         raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
     known = {field.name: field for field in fields(METHODS[name]) if field.init}
-    if strange := [option for option in given if option not in known]:
+    if strange := [option for option in given if option not in (*known, "threshold")]:
         raise ValueError(f"method {name!r} has no option {', '.join(strange)}; its options are {', '.join(known)}")
-    if "keep" not in given and "threshold" not in given and known["keep"].default in (None, MISSING):
+    if (least := given.pop("threshold", None)) is not None:
+        given["keep"] = AtLeast(least, cap=given.get("keep"))
+    if "keep" not in given and known["keep"].default in (None, MISSING):
         given["keep"] = DEFAULT_KEEP
     try:
         return METHODS[name](**given)

@@ -115,7 +115,8 @@ class Method(ABC):
                 stacklevel=2,
             )
         template = None
-        if query is None and any("text" in cut.needs for cut in cuts):
+        words, question = (any(need in cut.needs for cut in cuts) for need in ("text", "question"))
+        if question or (query is None and words):
             name = getattr(p.model.config, "_name_or_path", "")
             template = Template(processor, p.image_token) if processor else find_template(name, p.image_token)
         return Splice(model, cuts, Query(query, template, p.special, p.embed.num_embeddings))

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from simignore.clock import Clock
 from simignore.layout import Layout
+from simignore.merge import blended
 from simignore.observe import AttentionRow
 from simignore.parts import Parts
 from simignore.query import Query
-from simignore.select import compose, from_kept, identity, lift
+from simignore.select import compose, from_kept, identity, lift, renumber
 from simignore.splice.cache import Ledger, ShortCache, UnsupportedCallError, adopt, ledger_of
 from simignore.splice.deepstack import DeepStack
 from simignore.splice.run import Run, given_tokens
 from simignore.splice.runs import Runs
+from simignore.splice.sight import Sight, Tower
 from simignore.splice.tensors import take
 from simignore.splice.within import join, part, split
-from simignore.types import PAD, Cut, Selection, Step, Trace, View
+from simignore.types import PAD, Blend, Cut, Selection, Step, Trace
 
 
 class Call:
@@ -35,12 +37,14 @@ class Call:
         parts: Parts,
         cuts: Mapping[int, list[Cut]],
         observers: Mapping[int, AttentionRow],
+        tower: Tower | None,
         query: Query,
         read: Layout,
         labels: Tensor | None,
         kwargs: dict[str, Any],
     ) -> None:
-        self.parts, self.cuts, self.observers, self.query, self.read = parts, cuts, observers, query, read
+        self.parts, self.cuts, self.query, self.read = parts, cuts, query, read
+        self.sight = Sight(parts, cuts, observers, tower, query, read)
         tokens = given_tokens(kwargs)
         self.batch, self.length, self.device = tokens.shape[0], tokens.shape[1], tokens.device
         self.deep = DeepStack.of(kwargs) if max(cuts, default=0) > 0 or read.image.shape[1] > 0 else None
@@ -71,7 +75,12 @@ class Call:
         """The decoder's keyword arguments, shortened."""
         if self.idle:
             return self.kwargs
-        self._cut(0, given_tokens(self.kwargs))
+        if self.cutting:
+            with self.clock.span():
+                self.sight.enter(given_tokens(self.kwargs))
+        embeds = self._cut(0, given_tokens(self.kwargs))
+        if self.cutting and embeds is not self.kwargs["inputs_embeds"]:
+            self.kwargs = self.runs.kwargs = {**self.kwargs, "inputs_embeds": embeds}
         run = self._start(0)
         self._observe(0)
         short = self.runs.decoder_kwargs(run) if self.changed else self.kwargs
@@ -90,7 +99,9 @@ class Call:
         if number > 0:
             if self.deep is not None:
                 hidden = self.deep.add(hidden, number - 1, self.runs.last.rows)
-            if self._cut(number, hidden) or self.runs.past.parts_at(number):
+            before = self.left, self.shown
+            hidden = self._cut(number, hidden)
+            if self._moved(*before) or self.runs.past.parts_at(number):
                 run = self._start(number)
                 hidden = hidden if run.whole else take(hidden, run.within)
             self._observe(number)
@@ -123,18 +134,34 @@ class Call:
 
     # choosing
 
-    def _cut(self, number: int, hidden: Tensor) -> bool:
-        """Run the cuts before this layer; True if anything in the sequence changed."""
+    def _cut(self, number: int, hidden: Tensor) -> Tensor:
+        """Run the cuts before this layer; the hidden states with what tokens take in of others."""
         if not self.cutting or number not in self.cuts:
-            return False
-        before = self.left.clone(), self.shown.clone()
+            return hidden
+        before = self.left, self.shown
         for cut in self.cuts[number]:
-            self._apply(cut, self._choose(cut, number, hidden))
-        moved = not (self.left.equal(before[0]) and self.shown.equal(before[1]))
-        if moved:
+            chosen = self._choose(cut, number, hidden)
+            if chosen.blend is not None:
+                with self.clock.span():
+                    hidden = self._blend(chosen.blend, number, hidden)
+            self._apply(cut, number, chosen)
+        if self._moved(*before):
             self._check_recurrent()
             self.changed = True
-        return moved
+        return hidden
+
+    def _moved(self, left: Tensor, shown: Tensor) -> bool:
+        """Whether anything in the sequence changed since these were ``self.left`` and ``self.shown``."""
+        return not (self.left.equal(left) and self.shown.equal(shown))
+
+    def _blend(self, blend: Blend, number: int, hidden: Tensor) -> Tensor:
+        """Hidden states [B, Q, D], and features still to be added, in which tokens took in others."""
+        at = renumber(blend, self.read.image)  # in places of the caller's sequence
+        if self.deep is not None:
+            self.deep.blend(at)
+        slots = [self.runs.slots(x.clamp(min=0)) if number else x for x in (at.target, at.origin)]
+        there = at.target != PAD
+        return blended(hidden, Blend(*(x.masked_fill(~there, PAD) for x in slots), at.weight))
 
     def _check_recurrent(self) -> None:
         """Layers that carry a state see every token that is there; none can stay only to say what comes next."""
@@ -153,33 +180,18 @@ class Call:
     def _choose(self, cut: Cut, number: int, hidden: Tensor) -> Selection:
         among = from_kept(self.alive).index  # [B, N'] numbers of the tokens still there
         with self.clock.span(), torch.no_grad():
-            view = self._view(cut, number, hidden, among)
+            view = self.sight.view(cut, number, hidden, among, self.runs)
             if cut.within == "sample":
                 chosen = cut.choose(view)
             else:
                 parting = part(view.patches, cut.within)
-                chosen = cut.choose(split(view, parting))
+                chosen = cut.choose(split(view, parting, self.read.patches, cut.within))
                 _check_selection(cut, chosen, parting.index)
                 chosen = join(chosen, parting, among.shape[0], among.shape[1], cut.within)
         _check_selection(cut, chosen, among)
         return lift(_to_host(chosen), among, self.alive.shape[1])
 
-    def _view(self, cut: Cut, number: int, hidden: Tensor, among: Tensor) -> View:
-        valid = (among != PAD).to(self.device)
-        places = self.read.image.gather(1, among.clamp(min=0)).clamp(min=0)
-        slots = places if number == 0 else self.runs.slots(places)  # [B, N'] where they are in the sequence now
-        seen: dict[str, Any] = {}
-        if "visual" in cut.needs:
-            seen["visual"] = take(hidden.detach(), slots)  # [B, N', D]
-        if "text" in cut.needs:
-            ids, seen["text_valid"] = self.query.tokens(self.read, self.device)
-            seen["text"] = self.parts.embed(ids).detach().to(self.device)  # [B, M, D]
-        if "attention" in cut.needs:
-            row = self.observers[number].row()
-            seen["attention"] = take(row, slots + row.shape[1] - self.runs.last.rows.shape[1])  # [B, N']
-        return View(valid=valid, layer=number, patches=self.read.patches.take(among), seeds=self.read.seeds, **seen)
-
-    def _apply(self, cut: Cut, chosen: Selection) -> None:
+    def _apply(self, cut: Cut, number: int, chosen: Selection) -> None:
         """Book a selection: which places leave the sequence, and which are only hidden."""
         image = self.read.image
         going = self.alive & ~chosen.kept  # [B, N]
@@ -192,7 +204,7 @@ class Call:
             self.left = self.left & ~(self._droppable(places) & ~self.labelled)
         if cut.positions == "reindex":
             self.closing = self.closing | places
-        self.steps.append(Step(cut.site, cut.hide, chosen))
+        self.steps.append(Step(("layer", number) if number else "projector", cut.hide, chosen))
 
     def _droppable(self, places: Tensor) -> Tensor:
         """[B, T] what may leave with these places: padding too, but not a prompt's last token, which says what comes next."""
@@ -203,9 +215,9 @@ class Call:
 
     def _observe(self, number: int) -> None:
         """Ask for the attention row in layer ``number`` if a cut before the next layer needs it."""
-        if self.cutting and number + 1 in self.observers:
+        if self.cutting:
             last = (self.shown & self.left).long().cumsum(1).argmax(1, keepdim=True)  # [B, 1] the last visible place
-            self.observers[number + 1].ask(self.runs.slots(last)[:, 0])
+            self.sight.ask(number, last, self.runs)
 
     def _start(self, number: int) -> Run:
         if self.whole:
@@ -243,7 +255,7 @@ def _predicts(labels: Tensor | None, like: Tensor) -> Tensor:
 
 def _to_host(chosen: Selection) -> Selection:
     score = None if chosen.score is None else chosen.score.cpu()
-    return Selection(chosen.index.cpu(), chosen.source.cpu(), score, chosen.notes)
+    return Selection(chosen.index.cpu(), chosen.source.cpu(), score, chosen.notes, chosen.blend)
 
 
 def _check_selection(cut: Cut, chosen: Selection, among: Tensor) -> None:

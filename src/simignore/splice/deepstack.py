@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from simignore.types import PAD
+from simignore.merge import blended
+from simignore.types import PAD, Blend
 
 MASK, FEATURES = "visual_pos_masks", "deepstack_visual_embeds"
 
@@ -30,6 +31,15 @@ class DeepStack:
     def taken_out(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """The arguments without them."""
         return {**kwargs, MASK: None, FEATURES: None}
+
+    def blend(self, blend: Blend) -> None:
+        """The features of tokens that take in others become the same sums; ``blend`` counts in the caller's places."""
+        mask = self.mask.to(self.features[0].device)
+        number = (mask.flatten().long().cumsum(0) - 1).view_as(mask)  # [B, T] row of the features
+        ends = [number.gather(1, x.to(mask.device).clamp(min=0)) for x in (blend.target, blend.origin)]
+        there = blend.target.to(mask.device) != PAD
+        rows = Blend(*(x.masked_fill(~there, PAD).reshape(1, -1) for x in ends), blend.weight.reshape(1, -1))
+        self.features = [blended(x[None], rows)[0] for x in self.features]
 
     def add(self, hidden: Tensor, layer: int, rows: Tensor) -> Tensor:
         """``hidden`` [B, Q, D], the output of ``layer``, with its features added; ``rows`` [B, Q] are the caller's places of

@@ -27,8 +27,10 @@ from simignore.splice.cache import ShortCache, UnsupportedCallError, ledger_of
 from simignore.splice.call import Call
 from simignore.splice.reading import read
 from simignore.splice.run import given_tokens
+from simignore.tower import Tower
 from simignore.types import Cut, Trace
 
+NEEDS = {"visual", "hidden", "text", "question", "words", "attention"}
 _engaged: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
@@ -45,8 +47,8 @@ class Splice:
         self.parts = parts(model)
         self.query = query
         for cut in cuts:
-            if unknown := set(cut.needs) - {"visual", "text", "attention"}:
-                raise ValueError(f"{cut!r} needs {sorted(unknown)}; a view can hold 'visual', 'text' and 'attention'")
+            if unknown := set(cut.needs) - NEEDS:
+                raise ValueError(f"{cut!r} needs {sorted(unknown)}; a view can hold {', '.join(sorted(NEEDS))}")
             if cut.hide == "mask" and self.parts.recurrent:
                 raise ValueError(
                     f"{cut} hides tokens, but some layers of this decoder ({self.parts.family.title}) carry a state from "
@@ -58,6 +60,8 @@ class Splice:
             for layer, group in self.cuts.items()
             if any("attention" in cut.needs for cut in group)
         }
+        looks = {look for cut in cuts for look in cut.looks}
+        self.tower = Tower(self.parts, looks) if looks else None
         self.trace = Trace()
         self._hooks: list[Any] = []
         self._thread = threading.local()
@@ -114,7 +118,7 @@ class Splice:
         hooks.append(p.decoder.register_forward_hook(self._decoder_out, with_kwargs=True, always_call=True))
         for number, layer in enumerate(p.layers):
             hooks.append(layer.register_forward_pre_hook(_LayerDoor(self, number), with_kwargs=True))
-        for observer in self.observers.values():
+        for observer in (*self.observers.values(), *([self.tower] if self.tower else [])):
             hooks.append(observer)
             observer.install()
 
@@ -178,7 +182,14 @@ class Splice:
         here = here or Layout.without_image(*given_tokens(kwargs).shape[:2])
         self._check_entry(here, embeds)
         call = Call(
-            self.parts, self.cuts, self.observers, self.query, here, getattr(self._thread, "labels", None), kwargs
+            self.parts,
+            self.cuts,
+            self.observers,
+            self.tower,
+            self.query,
+            here,
+            getattr(self._thread, "labels", None),
+            kwargs,
         )
         self._thread.call = call
         if isinstance(cache, ShortCache):
@@ -206,6 +217,8 @@ class Splice:
     def _decoder_out(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         call: Call | None = getattr(self._thread, "call", None)
         self._forget()
+        if self.tower is not None:
+            self.tower.forget()
         return None if call is None or output is None else call.leave(output, self.trace, _lock)
 
     def layer_in(self, number: int, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
@@ -241,6 +254,7 @@ def _by_layer(cuts: Sequence[Cut], p: Parts) -> dict[int, list[Cut]]:
     last, layers = 0, len(p.layers)
     for cut in cuts:
         layer = 0 if cut.site == "projector" else cut.site[1]
+        layer = max(1, round(layer * layers)) if isinstance(layer, float) else layer  # a share of the depth
         if not 0 <= layer < layers or (layer == 0 and cut.site != "projector"):
             raise ValueError(
                 f"{cut!r} cuts before decoder layer {layer}; this decoder has layers 1 to {layers - 1} to cut at"

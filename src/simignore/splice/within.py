@@ -3,13 +3,14 @@ method chooses as it would among samples, and its selection is put together agai
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from simignore.select import renumber
 from simignore.splice.tensors import take
-from simignore.types import PAD, Patches, Selection, View, Within
+from simignore.types import PAD, Blend, Patches, Selection, View, Within
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,11 @@ def part(patches: Patches, within: Within) -> Parting:
     return Parting(torch.tensor([b for b, _ in rows]), padded, tuple(number for _, number in rows))
 
 
-def split(view: View, parting: Parting) -> View:
-    """The same view with one row per image; seeds differ from image to image, the first image has its sample's."""
+def split(view: View, parting: Parting, whole: Patches, within: Within) -> View:
+    """The same view with one row per image; seeds differ from image to image, the first image has its sample's.
+
+    whole: where all image tokens of the samples lay before any cut.
+    """
     samples, index = parting.samples, parting.index
 
     def rows(x: Tensor | None) -> Tensor | None:
@@ -44,15 +48,23 @@ def split(view: View, parting: Parting) -> View:
     patches = Patches(
         tuple(own.grids[b] for b in samples.tolist()), own.grid[samples], own.row[samples], own.column[samples]
     )
-    return View(
+    groups = whole.image if within == "image" else whole.grid
+    of_rows = list(zip(samples.tolist(), parting.numbers, strict=True))
+    return replace(
+        view,
         valid=(index != PAD).to(view.valid.device),
-        layer=view.layer,
         patches=patches.take(index),
-        seeds=tuple(view.seeds[b] + 7919 * number for b, number in zip(samples.tolist(), parting.numbers, strict=True)),
+        seeds=tuple(view.seeds[b] + 7919 * number for b, number in of_rows),
+        totals=tuple(int((groups[b] == number).sum()) for b, number in of_rows),
         visual=tokens(view.visual),
+        hidden=tokens(view.hidden),
         text=rows(view.text),
         text_valid=rows(view.text_valid),
+        words=rows(view.words),
+        words_valid=rows(view.words_valid),
+        questions=tuple(view.questions[b] for b, _ in of_rows) if view.questions else (),
         attention=tokens(view.attention),
+        tower={look: taken for look, x in view.tower.items() if (taken := tokens(x)) is not None},
     )
 
 
@@ -74,4 +86,17 @@ def join(chosen: Selection, parting: Parting, batch: int, tokens: int, what: Wit
     longest = int(kept.sum(1).max()) if tokens else 0
     order = torch.argsort((~kept).to(torch.uint8), dim=1, stable=True)[:, :longest]
     index = torch.where(kept.gather(1, order), order, PAD)
-    return Selection(index, source, score, tuple(notes) if any(notes) else ())
+    blend = None if chosen.blend is None else _joined(chosen.blend, parting, batch)
+    return Selection(index, source, score, tuple(notes) if any(notes) else (), blend)
+
+
+def _joined(blend: Blend, parting: Parting, batch: int) -> Blend:
+    """The entries of all rows of a sample one behind the other."""
+    blend = renumber(blend, parting.index)
+    rows = [(parting.samples == b).nonzero()[:, 0] for b in range(batch)]
+
+    def together(x: Tensor, fill: float) -> Tensor:
+        per_sample = [x[own.to(x.device)].flatten() for own in rows]
+        return torch.nn.utils.rnn.pad_sequence(per_sample, batch_first=True, padding_value=fill)
+
+    return Blend(together(blend.target, PAD), together(blend.origin, PAD), together(blend.weight, 0.0))

@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from typing import Any
+
+
+class Tower:
+    def __init__(self, parts: Any, looks: Any) -> None:
+        raise NotImplementedError
+
+    def install(self) -> None: ...
+    def remove(self) -> None: ...
+    def forget(self) -> None: ...
+    def shown(self, look: Any, read: Any) -> Any: ...
