@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -11,7 +12,18 @@ import transformers
 from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames, picture
 
 import oracles
-from simignore import METHODS, Chain, Random, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore import (
+    METHODS,
+    Chain,
+    Diverse,
+    FastV,
+    Merged,
+    Pooled,
+    Random,
+    Simignore,
+    UnsupportedCallError,
+    UnsupportedModelError,
+)
 from simignore.geometry import GeometryError
 from simignore.parts import parts
 
@@ -28,18 +40,40 @@ LIVELY = pytest.mark.parametrize("name", EVERY)
 
 
 def methods(name: str, keep: int | float, **options):
-    """Every method of ``METHODS``, a chain, and chance inside, as far as the family's decoder can take them."""
-    p = parts(EVERY[name].model())
+    """Every method of ``METHODS``, compositions, and chance inside, as far as the family can take them."""
+    model = EVERY[name].model()
+    p = parts(model)
     inside = [n for n in range(1, p.last_cut + 1) if p.attentions[n - 1] is not None]
     wide = min(1.0, keep * 2) if isinstance(keep, float) else keep + 2
-    found = [Random(keep=keep, layer=1, **options)]
+    found = [Random(keep=keep, layer=1, **options), Merged(Random(keep=keep, layer=1, **options))]
+    found += [Diverse(Simignore(keep=keep, **options))]
     for kind in METHODS.values():
-        if "attention" not in kind.needs:
-            found.append(kind(keep=keep, **options))
-        elif inside:
-            found.append(kind(keep=keep, layer=inside[0], **options))
-            found.append(Chain(Random(keep=wide, **options), kind(keep=keep, layer=inside[-1], **options)))
+        if kind.video or not (method := adapted(kind, keep, inside, options)):
+            continue
+        try:
+            method(model)
+        except UnsupportedModelError:
+            continue  # tests/contract/test_served.py says which those are
+        found.append(method)
+    if inside:
+        found.append(Chain(Random(keep=wide, **options), FastV(keep=keep, layer=inside[-1], **options)))
     return found
+
+
+def adapted(kind, keep, inside, options):
+    """A method at layers that this decoder has; None where it has none."""
+    names = {field.name for field in dataclasses.fields(kind)}
+    if "layers" in names:
+        return kind(keep=keep, layers=tuple(dict.fromkeys((inside[0], inside[-1]))), **options) if inside else None
+    if "attention" in kind.needs:
+        return kind(keep=keep, layer=inside[0], **options) if inside else None
+    return kind(keep=keep, **options)
+
+
+def some(name: str, keep: int | float, **options):
+    """One method of each way of working, for what does not depend on the rule: scores, attention, merging, several cuts."""
+    wanted = ("Random", "Simignore", "Chain", "Merged", "SparseVLM", "VisionZip", "Pooled")
+    return [m for m in methods(name, keep, **options) if type(m).__name__ in wanted]
 
 
 def samples(case: Case) -> tuple[Sample, ...]:
@@ -75,7 +109,7 @@ def test_keeping_everything_changes_no_bit_and_the_model_is_as_before(name):
     with torch.no_grad():
         plain = model(**inputs).logits
         words, _ = generated(model, inputs)
-        for method in methods(name, 1.0):
+        for method in some(name, 1.0):
             with method(model, query=QUERY):
                 assert torch.equal(model(**inputs).logits, plain)
             again, _ = generated(model, inputs, method)
@@ -176,7 +210,7 @@ def test_a_batch_mixes_one_image_two_and_none(name):
     if case.model_type in ("blip-2", "instructblip", "paligemma", "got_ocr2", "chameleon"):
         pytest.skip("the plain model or its processor does not take a prompt without an image beside others")
     inputs = case.inputs(*own)
-    for method in methods(name, 3):
+    for method in some(name, 3):
         output, trace = generated(model, inputs, method)
         assert trace.selections[0].count.tolist() == [3, 3, 0]
         assert [len({grid.image for grid in grids}) for grids in trace.patches[0].grids][2] == 0

@@ -32,15 +32,19 @@ def list_(
 
 
 def methods() -> list[dict[str, Any]]:
-    """Each method with the first sentence of its docstring, where it cuts, what it reads, and its options."""
+    """Each method with the first sentence of its docstring, its source, where it cuts, whether it reads the text and the vision
+    tower, whether it merges, and its options."""
     from simignore.methods import METHODS
 
     return [
         {
             "name": name,
             "what": _first_sentence(kind),
+            "source": kind.source,
             "cuts": _site(kind(keep=0.5)),
-            "needs": list(kind.needs),
+            "reads": _reads(kind(keep=0.5)),
+            "text_guided": not {"text", "question", "attention"}.isdisjoint(kind.needs),
+            "merges": kind.merges,
             "options": [
                 field.name if field.default in (MISSING, None) else f"{field.name}={field.default}"
                 for field in fields(kind)
@@ -55,7 +59,7 @@ def presets() -> list[dict[str, Any]]:
     """Published settings by name."""
     from simignore.methods import PRESETS
 
-    return [{"name": name, "method": repr(method)} for name, method in PRESETS.items()]
+    return [{"name": name, "method": str(method)} for name, method in PRESETS.items()]
 
 
 def families() -> list[dict[str, Any]]:
@@ -75,10 +79,32 @@ def _first_sentence(kind: type) -> str:
 
 
 def _site(method: Any) -> str:
-    site = method.site
-    if site == "projector":
+    sites = [cut.site for cut in method.cuts()]
+    if sites == ["projector"]:
         return "before the decoder"
-    return f"before layer {site[1]}" + (" (--layer)" if hasattr(method, "layer") else "")
+    layers = [f"{site[1]:.0%} of its depth" if isinstance(site[1], float) else str(site[1]) for site in sites]
+    return f"in the decoder, {'at' if '%' in layers[0] else 'before layer'} {', '.join(layers)}"
+
+
+def _reads(method: Any) -> str:
+    """What it is told by."""
+    names = {
+        "visual": "image tokens",
+        "hidden": "image tokens",
+        "text": "text",
+        "question": "text",
+        "words": "text",
+        "attention": "decoder attention",
+    }
+    told = [names[need] for cut in method.cuts() for need in cut.needs]
+    told += ["vision tower" for cut in method.cuts() if cut.looks]
+    return ", ".join(dict.fromkeys(told))
+
+
+def _facts(row: dict[str, Any]) -> str:
+    told = [row["cuts"], f"told by {row['reads']}"] if row["reads"] else [row["cuts"]]
+    told += ["text-guided" if row["text_guided"] else "not text-guided", *(["merges"] if row["merges"] else [])]
+    return f"{row['source']}: {'; '.join(told)}\n{', '.join(row['options'])}"
 
 
 def _print(name: str, rows: list[dict[str, Any]]) -> None:
@@ -88,12 +114,14 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    columns = [column for column in rows[0] if column != "options"]
-    for column in columns:
-        table.add_column(column.replace("_", " "), no_wrap=column in ("name", "model_type"))
-    for row in rows:
-        cells = [", ".join(row[column]) if isinstance(row[column], list) else row[column] for column in columns]
-        if "options" in row:
-            cells[1] = Text.assemble(cells[1], (f"\n{', '.join(row['options'])}", "dim"))
-        table.add_row(*(cell if isinstance(cell, Text) else Text(cell or "-") for cell in cells))
+    if name == "methods":
+        table.add_column("name", no_wrap=True)
+        table.add_column("rule, source and options")
+        for row in rows:
+            table.add_row(row["name"], Text.assemble(row["what"], ("\n" + _facts(row), "dim")))
+    else:
+        for column in rows[0]:
+            table.add_column(column.replace("_", " "), no_wrap=column in ("name", "model_type"))
+        for row in rows:
+            table.add_row(*(Text(cell or "-") for cell in row.values()))
     Console().print(table)

@@ -43,6 +43,7 @@ class Method(ABC):
     source: ClassVar[str] = ""  # the paper: "arXiv 2412.09817 (AAAI 2025)"
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "hidden", "text", "words", "attention"
     merges: ClassVar[bool] = False  # whether dropped tokens are averaged into kept ones
+    video: ClassVar[bool] = False  # whether it compares frames, and so serves videos only
     scored: ClassVar[bool] = False  # whether it has scores that a Budget can read
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ class Chain(Method):
         for name, value in (
             ("methods", methods),
             ("keep", last.keep),
+            ("layer", last.layer),
             ("hide", last.hide),
             ("positions", last.positions),
             ("within", last.within),

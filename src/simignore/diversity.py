@@ -1,0 +1,114 @@
+"""Greedy choices of tokens that are unlike each other: pure functions, no model in sight.
+
+Batches are chosen together, step by step, with running vectors and never an N x N matrix; nothing here waits for the device,
+for how many tokens to choose is known on the host. Of equal gains the token that comes first in reading order wins.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+CHUNK = 512  # rows of similarities held at once
+GONE = -1e30  # the gain of what is chosen already, or is padding
+
+
+def units(features: Tensor, valid: Tensor) -> Tensor:
+    """[B, N, D] in float32 or better, of length 1 (zero vectors stay zero), zeros in the padding."""
+    exact = features.to(torch.promote_types(features.dtype, torch.float32))
+    return normalize(exact.masked_fill(~valid[..., None], 0), dim=-1)
+
+
+def max_min(unit: Tensor, valid: Tensor, count: int, weight: Tensor | None = None) -> Tensor:
+    """[B, count] tokens in the order in which greedy max-min chooses them by cosine distance.
+
+    First the token whose nearest neighbour is farthest, then each time the one whose nearest chosen token is farthest. With
+    ``weight`` [B, N] >= 0 the first is the heaviest, and distances are multiplied by it. unit: :func:`units`.
+    Samples with fewer than ``count`` tokens name others at the end of their rows, to be ignored.
+    """
+    with torch.autocast(unit.device.type, enabled=False):
+        first = _loneliest(unit, valid) if weight is None else weight.masked_fill(~valid, GONE)
+        gone = torch.where(valid, 0.0, GONE).to(unit.dtype)
+        scale = torch.ones_like(gone) if weight is None else weight.to(unit.dtype).masked_fill(~valid, 0)
+        chosen = first.argmax(1, keepdim=True)  # [B, 1]
+        order = [chosen]
+        near = torch.full_like(gone, -2.0)  # [B, N] the largest cosine to a chosen token
+        for _ in range(count - 1):
+            gone = gone.scatter(1, chosen, GONE)
+            near = torch.maximum(near, _cosine(unit, chosen))
+            chosen = torch.addcmul(gone, 1 - near, scale).argmax(1, keepdim=True)
+            order.append(chosen)
+    return torch.cat(order, 1)
+
+
+def dpp(unit: Tensor, quality: Tensor, valid: Tensor, count: int) -> Tensor:
+    """[B, count] tokens in the order in which greedy MAP inference of a determinantal point process chooses them.
+
+    The kernel is L = diag(q) S diag(q) with S the cosines of ``unit`` (:func:`units`) and q = ``quality`` [B, N] >= 0. Each
+    step takes the token that raises det(L of the chosen) most: the one with the largest rest d_i^2 = L_ii - |c_i|^2, where c_i
+    is its row of the Cholesky factor; every choice adds one number to each row, so [B, count, N] numbers are held.
+    Where nothing raises the determinant any more (as many chosen as there are dimensions, or quality 0), tokens follow by
+    their quality, then in reading order. Samples with fewer than ``count`` tokens name others at the end of their rows.
+    Source: Chen, Zhang and Zhou, NeurIPS 2018 (arXiv 1709.05135).
+    """
+    b, n, _ = unit.shape
+    with torch.autocast(unit.device.type, enabled=False):
+        q = quality.to(unit.dtype).masked_fill(~valid, 0)
+        rest = q * q * unit.square().sum(-1)  # [B, N] d^2
+        floor = 1e-6 * rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).tiny)
+        # what follows when nothing is gained: below every gain, by quality
+        after = (q / q.amax(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny) - 2).masked_fill(~valid, GONE)
+        scaled = unit * q[..., None]
+        rows = unit.new_zeros(b, count, n)  # the Cholesky factor, a row for each choice
+        order = []
+        for step in range(count):
+            gain = torch.where(rest > floor, rest, after)
+            chosen = gain.argmax(1, keepdim=True)  # [B, 1]
+            order.append(chosen)
+            left = rest.gather(1, chosen)  # [B, 1]
+            row = _cosine(scaled, chosen)
+            if step:
+                own = rows[:, :step].gather(2, chosen[:, :, None].expand(-1, step, 1))  # [B, step, 1]
+                row = torch.baddbmm(row[:, None], own.transpose(1, 2), rows[:, :step], alpha=-1)[:, 0]
+            row = torch.where(left > floor, row * left.clamp(min=1e-30).rsqrt(), 0)
+            rows[:, step] = row
+            rest = (rest - row * row).scatter(1, chosen, 0)
+            after = after.scatter(1, chosen, GONE)
+    return torch.cat(order, 1)
+
+
+def levelled(score: Tensor, valid: Tensor, groups: Tensor | None = None) -> Tensor:
+    """[B, N] scores between 0 (the sample's lowest) and 1 (its highest); all 1 where they are equal, 0 in the padding.
+
+    groups: [B, N] numbers from 0 on, such as the image of each token: each group is levelled by itself.
+    """
+    score = score.to(torch.promote_types(score.dtype, torch.float32))
+    groups = torch.zeros_like(valid, dtype=torch.long) if groups is None else groups.to(score.device).clamp(min=0)
+    shape = len(score), score.shape[1] + 1
+    index = torch.where(valid & score.isfinite(), groups, score.shape[1])  # infinite ones set no bound
+    low = score.new_full(shape, torch.inf).scatter_reduce(1, index, score, "amin")[:, :-1].gather(1, groups)
+    high = score.new_full(shape, -torch.inf).scatter_reduce(1, index, score, "amax")[:, :-1].gather(1, groups)
+    level = ((score.clamp(low, high) - low) / (high - low)).masked_fill(high <= low, 1.0)
+    return torch.where(score.isnan(), score, level).masked_fill(~valid, 0)
+
+
+def _cosine(unit: Tensor, chosen: Tensor) -> Tensor:
+    """[B, N] product of every token with the chosen one of its sample, [B, 1]."""
+    if len(unit) == 1:
+        return torch.mv(unit[0], unit[0].index_select(0, chosen[0])[0])[None]
+    row = unit.gather(1, chosen[..., None].expand(-1, 1, unit.shape[-1]))  # [B, 1, D]
+    return torch.bmm(unit, row.transpose(1, 2))[..., 0]
+
+
+def _loneliest(unit: Tensor, valid: Tensor) -> Tensor:
+    """[B, N] the distance of each token to its nearest neighbour; the token itself does not count."""
+    n = unit.shape[1]
+    places = torch.arange(n, device=unit.device)
+    found = []
+    for start in range(0, n, CHUNK):
+        cosine = unit[:, start : start + CHUNK] @ unit.transpose(1, 2)  # [B, chunk, N]
+        itself = places[start : start + CHUNK, None] == places
+        cosine = cosine.masked_fill(itself | ~valid[:, None], -torch.inf)
+        found.append(1 - cosine.amax(-1))
+    return torch.cat(found, 1).masked_fill(~valid, GONE)

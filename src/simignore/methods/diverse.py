@@ -1,0 +1,118 @@
+"""Diverse: the scores of any method, under a rule that avoids choosing the same thing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from simignore.budget import Budget, OfAll, check_number
+from simignore.diversity import dpp, levelled, max_min, units
+from simignore.matching import fetched, refuse
+from simignore.methods.base import Method, Scorer, needed
+from simignore.select import by_order, check_numbers, top_k
+from simignore.types import Cut, Look, Selection, View
+
+How = Literal["dpp", "max-min"]
+
+
+class Diverse(Scorer):
+    """Choose by the scores of ``scorer`` and by how unlike the tokens are: greedily, under a determinantal point process whose
+    kernel is L = diag(r) cos(V, V) diag(r), with r the scores between 0 and 1, or by max-min distance times r.
+
+    Why it works: the best-scored tokens often show one and the same thing; what a second copy of it would take, another can have.
+    Source: the kernel is CDPruner's (arXiv 2506.10967), the max-min rule DivPrune's (arXiv 2503.02175).
+
+    scorer: any method with scores, such as ``Diverse(FastV(keep=64))``; a budget that reads scores reads its scores.
+    how: "dpp" or "max-min". sharpness: the power that r is raised to; 0 leaves diversity alone, large ones the scores.
+    keep, layer, hide, positions, within, needs, looks: those of ``scorer``.
+    """
+
+    scorer: Scorer
+    how: How
+    sharpness: float
+
+    def __init__(self, scorer: Scorer, how: How = "dpp", sharpness: float = 1.0) -> None:
+        if not isinstance(scorer, Scorer):
+            raise TypeError(
+                f"Diverse is laid over a method with scores, got {type(scorer).__name__}: Diverse(Simignore(keep=64))"
+            )
+        if scorer.merges:
+            raise TypeError(f"{scorer} merges what it drops, and Diverse reads scores only; write Merged(Diverse(...))")
+        if how not in ("dpp", "max-min"):
+            raise ValueError(f"how={how!r} is none of 'dpp', 'max-min'")
+        if check_number("sharpness", sharpness) < 0:
+            raise ValueError(f"sharpness={sharpness:g} would prefer what scores low; it must be at least 0")
+        _take(self, scorer, {"scorer": scorer, "how": how, "sharpness": float(sharpness)})
+        object.__setattr__(self, "needs", tuple(dict.fromkeys((*scorer.needs, "visual"))))
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        return self.scorer.looks
+
+    @property
+    def span(self) -> str:
+        """The part of the prompt that the scorer compares with."""
+        return getattr(self.scorer, "span", "auto")
+
+    def raters(self, view: View) -> Tensor | None:
+        return self.scorer.raters(view)
+
+    def cuts(self) -> Sequence[Cut]:
+        own = self.scorer.cuts()
+        if len(own) == 1 and own[0] is self.scorer:
+            return (self,)
+        return tuple(Diverse(cut, self.how, self.sharpness) for cut in own)  # type: ignore[arg-type]
+
+    def score(self, view: View) -> Tensor:
+        return self.scorer.score(view)
+
+    def choose(self, view: View) -> Selection:
+        return diverse(self, view, self.score(view), needed(view.visual, "visual"), self.how, self.sharpness)
+
+    def __repr__(self) -> str:
+        return f"Diverse({self.scorer!r}{self._told})"
+
+    def __str__(self) -> str:
+        return f"Diverse({self.scorer}{self._told})"
+
+    @property
+    def _told(self) -> str:
+        how = "" if self.how == "dpp" else f", how={self.how!r}"
+        return how + ("" if self.sharpness == 1 else f", sharpness={self.sharpness:g}")
+
+    def __eq__(self, other: object) -> bool:
+        same = isinstance(other, Diverse) and type(self) is type(other)
+        return same and (self.scorer, self.how, self.sharpness) == (other.scorer, other.how, other.sharpness)  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.scorer, self.how, self.sharpness))
+
+
+def diverse(
+    method: Method, view: View, score: Tensor, features: Tensor, how: How = "dpp", sharpness: float = 1.0
+) -> Selection:
+    """The selection that ``method`` makes by its scores [B, N] and by how unlike the features [B, N, D] are."""
+    score = score.to(features.device)
+    quality = levelled(score, view.valid) ** sharpness
+    if isinstance(method.keep, Budget) and not isinstance(method.keep, OfAll):
+        counts = top_k(score, view.real, method.keep, view.totals).count.tolist()
+    else:
+        counts = method.amounts(view)
+    unit = units(features, view.valid)
+    longest = max(counts, default=0)
+    order = dpp(unit, quality, view.valid, longest) if how == "dpp" else max_min(unit, view.valid, longest, quality)
+    exact = score.to(quality.dtype)
+    order, told, broken = fetched(order.to(torch.long), exact, unit.isnan().any(-1))
+    check_numbers(told, view.real)
+    refuse(broken, "features")
+    return by_order(order, view.real, counts, told)
+
+
+def _take(wrapper: Any, inner: Method, own: dict[str, Any]) -> None:
+    """Set a wrapper's own fields and those that it shares with the method inside."""
+    shared = {name: getattr(inner, name) for name in ("keep", "layer", "hide", "positions", "within", "source")}
+    for name, value in {**shared, **own}.items():
+        object.__setattr__(wrapper, name, value)

@@ -1,0 +1,89 @@
+"""Product: two scores in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from simignore.budget import check_number
+from simignore.diversity import levelled
+from simignore.methods.base import Scorer
+from simignore.types import Cut, Look, View
+
+
+class Product(Scorer):
+    """Score tokens by two methods at once: the weighted geometric mean of their scores, each put between 0 and 1 per sample.
+
+    Why it works: what one rule overlooks the other may see, and a token has to please both. Source: this project.
+
+    first: the method whose keep, layer, hide, positions and within count. second: another one with scores for the same site.
+    weight: how much the second counts, in [0, 1].
+    """
+
+    first: Scorer
+    second: Scorer
+    weight: float
+
+    def __init__(self, first: Scorer, second: Scorer, weight: float = 0.5) -> None:
+        for scorer in (first, second):
+            if not isinstance(scorer, Scorer):
+                raise TypeError(
+                    f"a product is made of methods with scores, got {type(scorer).__name__}: "
+                    "Product(Simignore(keep=64), FasterVLM(keep=64))"
+                )
+        if first.site != second.site or len(first.cuts()) != len(second.cuts()):
+            raise ValueError(f"{first} and {second} cut at different sites; give both the same layer")
+        if not 0 <= check_number("weight", weight) <= 1:
+            raise ValueError(f"weight={weight:g} of the second score must be in [0, 1]")
+        shared = {name: getattr(first, name) for name in ("keep", "layer", "hide", "positions", "within")}
+        own: dict[str, Any] = {"first": first, "second": second, "weight": float(weight), "source": "this project"}
+        needs = tuple(dict.fromkeys((*first.needs, *second.needs)))
+        for name, value in {**shared, **own, "needs": needs}.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        return tuple(dict.fromkeys((*self.first.looks, *self.second.looks)))
+
+    @property
+    def span(self) -> str:
+        """The part of the prompt that the scorers compare with."""
+        spans = [getattr(scorer, "span", "auto") for scorer in (self.first, self.second)]
+        return next((span for span in spans if span != "auto"), "auto")
+
+    def raters(self, view: View) -> Tensor | None:
+        mine = self.first.raters(view)
+        return self.second.raters(view) if mine is None else mine
+
+    def cuts(self) -> Sequence[Cut]:
+        own = self.first.cuts()
+        if len(own) == 1 and own[0] is self.first:
+            return (self,)
+        pairs = [(cut, replace(self.second, layer=cut.layer, keep=cut.keep)) for cut in own]  # type: ignore[attr-defined]
+        return tuple(Product(a, b, self.weight) for a, b in pairs)  # type: ignore[arg-type]
+
+    def score(self, view: View) -> Tensor:
+        first, second = self.first.score(view), self.second.score(view)
+        return both(first, second.to(first.device), view.valid.to(first.device), self.weight)
+
+    def __repr__(self) -> str:
+        return f"Product({self.first!r}, {self.second!r}, weight={self.weight!r})"
+
+    def __str__(self) -> str:
+        return f"Product({self.first}, {self.second}{'' if self.weight == 0.5 else f', weight={self.weight!r}'})"
+
+    def __eq__(self, other: object) -> bool:
+        mine = (self.first, self.second, self.weight)
+        return isinstance(other, Product) and mine == (other.first, other.second, other.weight)
+
+    def __hash__(self) -> int:
+        return hash((self.first, self.second, self.weight))
+
+
+def both(first: Tensor, second: Tensor, valid: Tensor, weight: float) -> Tensor:
+    """[B, N] the weighted geometric mean of two scores, each between 0 and 1 per sample."""
+    one, other = levelled(first, valid), levelled(second, valid)
+    return one ** (1 - weight) * other**weight
