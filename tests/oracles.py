@@ -140,10 +140,9 @@ def taking_in(selection, places: list[Tensor]) -> list[dict[int, list[tuple[int,
     found: list[dict[int, list[tuple[int, float]]]] = [{} for _ in places]
     if selection.blend is not None:
         for b, own in enumerate(places):
-            entries = zip(
-                *(x[b].tolist() for x in (selection.blend.target, selection.blend.origin, selection.blend.weight))
-            )
-            for target, origin, weight in entries:
+            blend = selection.blend
+            entries = (x[b].tolist() for x in (blend.target, blend.origin, blend.weight))
+            for target, origin, weight in zip(*entries, strict=True):
                 if target >= 0:
                     found[b].setdefault(int(own[target]), []).append((int(own[origin]), weight))
     return found

@@ -77,8 +77,8 @@ class AttentionRow:
         if wanted is not None:
             with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
                 self._thread.rows = [
-                    attention_row(query, key, mask, *(x.to(query.device) for x in pair), scaling, softcap)
-                    for pair in wanted
+                    attention_row(query, key, mask, places.to(query.device), weight.to(query.device), scaling, softcap)
+                    for places, weight in wanted
                 ]
 
 

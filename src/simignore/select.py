@@ -92,8 +92,8 @@ def renumber(blend: Blend, among: Tensor) -> Blend:
     """A blend among some tokens, told in the numbers [B, N'] that they have elsewhere."""
     target, origin = blend.target.cpu(), blend.origin.cpu()
     there = target != PAD
-    ends = (among.gather(1, x.clamp(min=0)).masked_fill(~there, PAD) for x in (target, origin))
-    return Blend(*ends, blend.weight)
+    target, origin = (among.gather(1, x.clamp(min=0)).masked_fill(~there, PAD) for x in (target, origin))
+    return Blend(target, origin, blend.weight)
 
 
 def compose(first: Selection, second: Selection) -> Selection:

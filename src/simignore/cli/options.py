@@ -41,7 +41,8 @@ def _read_rule(text: str) -> Keep:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in rules:
             raise ValueError(f"there are {', '.join(sorted(rules))}")
         given = {str(word.arg): ast.literal_eval(word.value) for word in call.keywords}
-        return rules[call.func.id](*map(ast.literal_eval, call.args), **given)
+        rule: Keep = rules[call.func.id](*map(ast.literal_eval, call.args), **given)
+        return rule
     except (SyntaxError, TypeError, ValueError) as error:
         raise ValueError(f"--keep {text!r} is no rule for how many tokens stay: {error}") from None
 

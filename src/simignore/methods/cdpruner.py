@@ -27,10 +27,11 @@ class CDPruner(Scorer):
     is worth little. Source: arXiv 2506.10967 (NeurIPS 2025).
 
     keep: see :class:`Method`.
-    clip: None takes r from the mean cosine of an image token and the decoder's embeddings of the text's tokens, which any model has. The paper's own r comes from CLIP: the name or folder of the CLIP checkpoint whose vision
-        tower the model has, such as "openai/clip-vit-large-patch14-336"; then r is the *negated* cosine of each patch of the
-        tower's last layer and the question, both projected by CLIP (patches of CLIP resemble what they do not show). Towers
-        without a class token, such as SigLIP's, are served by the decoder's embeddings.
+    clip: None takes r from the mean cosine of an image token and the decoder's embeddings of the text's tokens, which any model
+        has. The paper's own r comes from CLIP: the name or folder of the CLIP checkpoint whose vision tower the model has, such
+        as "openai/clip-vit-large-patch14-336"; then r is the *negated* cosine of each patch of the tower's last layer and the
+        question, both projected by CLIP (patches of CLIP resemble what they do not show). Towers without a class token, such as
+        SigLIP's, are served by the decoder's embeddings.
     span: the part of the prompt to compare with, as in :class:`Simignore`.
     """
 

@@ -22,7 +22,7 @@ class Diverse(Scorer):
     """Choose by the scores of ``scorer`` and by how unlike the tokens are: greedily, under a determinantal point process whose
     kernel is L = diag(r) cos(V, V) diag(r), with r the scores between 0 and 1, or by max-min distance times r.
 
-    Why it works: the best-scored tokens often show one and the same thing; what a second copy of it would take, another can have.
+    Why it works: the best-scored tokens often show one and the same thing; what a second copy would take, another can have.
     Source: the kernel is CDPruner's (arXiv 2506.10967), the max-min rule DivPrune's (arXiv 2503.02175).
 
     scorer: any method with scores, such as ``Diverse(FastV(keep=64))``; a budget that reads scores reads its scores.

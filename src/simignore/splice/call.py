@@ -159,9 +159,11 @@ class Call:
         at = renumber(blend, self.read.image)  # in places of the caller's sequence
         if self.deep is not None:
             self.deep.blend(at)
-        slots = [self.runs.slots(x.clamp(min=0)) if number else x for x in (at.target, at.origin)]
-        there = at.target != PAD
-        return blended(hidden, Blend(*(x.masked_fill(~there, PAD) for x in slots), at.weight))
+        if number:
+            slots = (self.runs.slots(x.clamp(min=0)) for x in (at.target, at.origin))
+            target, origin = (x.masked_fill(at.target == PAD, PAD) for x in slots)
+            at = Blend(target, origin, at.weight)
+        return blended(hidden, at)
 
     def _check_recurrent(self) -> None:
         """Layers that carry a state see every token that is there; none can stay only to say what comes next."""

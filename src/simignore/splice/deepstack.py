@@ -38,7 +38,8 @@ class DeepStack:
         number = (mask.flatten().long().cumsum(0) - 1).view_as(mask)  # [B, T] row of the features
         ends = [number.gather(1, x.to(mask.device).clamp(min=0)) for x in (blend.target, blend.origin)]
         there = blend.target.to(mask.device) != PAD
-        rows = Blend(*(x.masked_fill(~there, PAD).reshape(1, -1) for x in ends), blend.weight.reshape(1, -1))
+        target, origin = (x.masked_fill(~there, PAD).reshape(1, -1) for x in ends)
+        rows = Blend(target, origin, blend.weight.reshape(1, -1))
         self.features = [blended(x[None], rows)[0] for x in self.features]
 
     def add(self, hidden: Tensor, layer: int, rows: Tensor) -> Tensor:

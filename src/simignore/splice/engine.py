@@ -118,7 +118,8 @@ class Splice:
         hooks.append(p.decoder.register_forward_hook(self._decoder_out, with_kwargs=True, always_call=True))
         for number, layer in enumerate(p.layers):
             hooks.append(layer.register_forward_pre_hook(_LayerDoor(self, number), with_kwargs=True))
-        for observer in (*self.observers.values(), *([self.tower] if self.tower else [])):
+        observers: list[Any] = [*self.observers.values(), *([self.tower] if self.tower else [])]
+        for observer in observers:
             hooks.append(observer)
             observer.install()
 
