@@ -43,11 +43,12 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def layered_logits(
-    model, x: Tensor, attention_mask: Tensor, hidden_at: dict[int, Tensor], position_ids: Tensor
+    model, x: Tensor, attention_mask: Tensor, hidden_at: dict[int, Tensor], position_ids: Tensor, blends=None
 ) -> Tensor:
     """[B, T, V] logits of a plain loop over the decoder's layers, with explicit additive masks and no cache.
 
-    x: [B, T, D] embeddings. hidden_at: layer -> [B, T] places that nobody may look at from that layer on.
+    x: [B, T, D] embeddings. hidden_at: layer -> [B, T] places that nobody may look at from that layer on. blends: layer -> what
+    tokens take in before it, see :func:`taking_in`.
     """
     decoder = model.model.language_model
     t = x.shape[1]
@@ -55,6 +56,8 @@ def layered_logits(
     with torch.no_grad():
         rotary = decoder.rotary_emb(x, position_ids=position_ids)
         for number, layer in enumerate(decoder.layers):
+            for entries in (blends or {}).get(number, ()):
+                x = taken_in(x, entries)
             if number in hidden_at:
                 blocked = blocked | hidden_at[number]
             allowed = torch.ones(t, t, dtype=torch.bool).tril()[None] & ~blocked[:, None]  # [B, T, T]
@@ -64,14 +67,14 @@ def layered_logits(
         return model.lm_head(norm(x))
 
 
-def greedy(model, inputs, hidden_at: dict[int, Tensor], steps: int) -> tuple[Tensor, Tensor]:
+def greedy(model, inputs, hidden_at: dict[int, Tensor], steps: int, blends=None) -> tuple[Tensor, Tensor]:
     """Greedy decoding by the plain loop, recomputing everything at each step: ids [B, steps], logits [B, steps, V]."""
     x, mask = merged_embeddings(model, inputs), inputs["attention_mask"]
     new, logits = [], []
     for _ in range(steps):
         extra = x.shape[1] - inputs["input_ids"].shape[1]
         wide = {layer: torch.nn.functional.pad(places, (0, extra)) for layer, places in hidden_at.items()}
-        last = layered_logits(model, x, mask, wide, positions(mask))[:, -1]
+        last = layered_logits(model, x, mask, wide, positions(mask), blends)[:, -1]
         logits.append(last)
         new.append(last.argmax(-1))
         x = torch.cat([x, model.get_input_embeddings()(new[-1])[:, None].detach()], 1)

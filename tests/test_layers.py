@@ -20,6 +20,7 @@ ROOMS = [
     "budget",
     "select",
     "merge",
+    "similarity",
     "matching",
     "cells",
     "clusters",

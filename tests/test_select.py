@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import oracles
 from simignore.budget import AtLeast, budget, check_keep
-from simignore.methods.simignore import best_similarity, similarities
 from simignore.select import compose, from_kept, identity, lift, top_k, walk
+from simignore.similarity import best_similarity, similarities
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)

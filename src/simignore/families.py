@@ -6,6 +6,7 @@ The rest of the package asks :func:`simignore.parts.parts` and never looks at a 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from simignore import geometry
 from simignore.geometry import Layout
@@ -26,6 +27,8 @@ class Family:
         the model itself.
     vision, projector, decoder: parts of ``merger``; the first two are "" where they are not known. The decoder is what gets
         the merged embeddings, or what holds it.
+    patches: how image tokens are made of the tower's patches: "grids" where each grid is an image that the tower saw, and its
+        tokens are its patches or means of equal blocks of them; None where that is not known.
     image_token, video_token: config attributes that may hold the id of the placeholder token, first match wins.
     """
 
@@ -38,6 +41,7 @@ class Family:
     vision: str = "vision_tower"
     projector: str = "multi_modal_projector"
     decoder: str = "language_model"
+    patches: Literal["grids"] | None = None
     image_token: tuple[str, ...] = ("image_token_id", "image_token_index")
     video_token: tuple[str, ...] = ("video_token_id", "video_token_index")
 
@@ -83,6 +87,7 @@ FAMILIES: dict[str, Family] = {
             "LLaVA-1.5 (CLIP, SigLIP or Pixtral; Llama, Vicuna, Phi, Qwen2, Mistral, Gemma)",
             "arXiv 2310.03744",
             images=geometry.square_or_rows,
+            patches="grids",
         ),
         Family("llava_next", "LLaVA-NeXT (tiles)", "llava-vl.github.io", images=geometry.anyres),
         Family(
@@ -99,7 +104,7 @@ FAMILIES: dict[str, Family] = {
             images=geometry.anyres,
             videos=geometry.pooled_frames,
         ),
-        Family("vipllava", "ViP-LLaVA", "arXiv 2312.00784"),
+        Family("vipllava", "ViP-LLaVA", "arXiv 2312.00784", patches="grids"),
         Family("video_llava", "Video-LLaVA", "arXiv 2311.10122", videos=geometry.pooled_frames, vision="image_tower"),
         _qwen("qwen2_vl", "Qwen2-VL", "arXiv 2409.12191"),
         _qwen("qwen2_5_vl", "Qwen2.5-VL", "arXiv 2502.13923"),

@@ -63,6 +63,16 @@ def image_steps(trace, inputs, model):
     return hidden
 
 
+def image_blends(trace, inputs, model):
+    """Layer -> what tokens take in of others before it."""
+    places = [(ids == model.config.image_token_id).nonzero()[:, 0] for ids in inputs["input_ids"]]
+    found = {}
+    for step in trace.steps[0]:
+        layer = 0 if step.site == "projector" else step.site[1]
+        found.setdefault(layer, []).append(oracles.taking_in(step.selection, places))
+    return found
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_guarantee(name, bundled, prompts, batch):
     model, _ = bundled
@@ -76,7 +86,11 @@ def test_every_guarantee(name, bundled, prompts, batch):
         assert torch.equal(model(**batch).logits, plain)
     assert trace.selections[0].count.tolist() == [36] * 3
     ids, logits = oracles.greedy(
-        model, batch, image_steps(trace, batch, model), short.sequences.shape[1] - plain.shape[1]
+        model,
+        batch,
+        image_steps(trace, batch, model),
+        short.sequences.shape[1] - plain.shape[1],
+        image_blends(trace, batch, model),
     )
     torch.testing.assert_close(torch.stack(short.logits, 1)[:, 0], logits[:, 0], **CLOSE)
     running = torch.ones(3, dtype=torch.bool)

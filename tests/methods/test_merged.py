@@ -82,7 +82,11 @@ def test_raters_are_asked_of_the_method():
 
 
 def test_the_repr_rebuilds_it():
-    names = vars(simignore) | {"Merged": Merged, "Schedule": Schedule, "FasterVLM": FasterVLM}
+    names = {name: getattr(simignore, name) for name in simignore.__all__} | {
+        "Merged": Merged,
+        "Schedule": Schedule,
+        "FasterVLM": FasterVLM,
+    }
     for method in (
         Merged(FasterVLM(keep=0.5)),
         Merged(Chain(Random(keep=3), FastV()), 0.5),

@@ -10,6 +10,7 @@ import torch
 import simignore
 from simignore import METHODS, PRESETS, AtLeast, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
 from simignore.methods import preset
+from simignore.splice.engine import NEEDS
 from simignore.types import Grid, Patches
 
 
@@ -40,11 +41,21 @@ def view(n=8, m=3, d=4, seed=0, sizes=None, **more):
 @pytest.mark.parametrize("method", [*PRESETS.values(), *(cls(keep=0.25) for cls in METHODS.values())], ids=repr)
 def test_the_repr_rebuilds_the_method(method):
     assert (
-        eval(repr(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()})
+        eval(
+            repr(method),
+            {name: getattr(simignore, name) for name in simignore.__all__}
+            | {"Chain": Chain}
+            | {cls.__name__: cls for cls in METHODS.values()},
+        )
         == method
     )
     assert (
-        eval(str(method), vars(simignore) | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()})
+        eval(
+            str(method),
+            {name: getattr(simignore, name) for name in simignore.__all__}
+            | {"Chain": Chain}
+            | {cls.__name__: cls for cls in METHODS.values()},
+        )
         == method
     )
     assert isinstance(method, Method) and hash(method) == hash(method)
@@ -56,7 +67,7 @@ def test_methods_are_frozen_and_documented(cls):
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.keep = 4
     assert "Why" in cls.__doc__ and "keep:" in cls.__doc__
-    assert set(cls.needs) <= {"visual", "text", "attention"}
+    assert set(cls.needs) <= NEEDS and cls.source
     with pytest.raises(ValueError, match="hide='both' is none of 'drop', 'mask'"):
         cls(keep=3, hide="both")
     with pytest.raises(ValueError, match="positions='new'"):

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 from simignore.diversity import levelled
 from simignore.methods.base import Scorer, check_choice, looked, needed
 from simignore.methods.diverse import diverse
-from simignore.methods.simignore import similarities
+from simignore.similarity import similarities
 from simignore.types import Look, Selection, View
 from simignore.wording import SPANS
 

@@ -35,6 +35,7 @@ class EVS(Scorer):
 
     source: ClassVar[str] = "arXiv 2510.14624"
     needs: ClassVar[tuple[str, ...]] = ("visual",)
+    video: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
-import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from simignore.budget import Budget, check_count, check_keep
 from simignore.methods.base import Scorer, check_choice, needed
 from simignore.select import walk
+from simignore.similarity import Similarity, best_similarity, similarities
 from simignore.types import Selection, View
 from simignore.wording import SPANS
-
-Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
 @dataclass(frozen=True)
@@ -65,26 +61,3 @@ class Simignore(Scorer):
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")
         return best_similarity(visual, text, needed(view.text_valid, "text_valid"), self.similarity)
-
-
-def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
-    """[B, N, M] similarity of every image token [B, N, D] with every text token [B, M, D], in float32 or better."""
-    exact = torch.promote_types(visual.dtype, torch.float32)
-    with torch.autocast(visual.device.type, enabled=False):
-        return _similarities(visual.to(exact), text.to(exact), kind)
-
-
-def _similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
-    if kind == "cosine":
-        return normalize(visual, dim=-1) @ normalize(text, dim=-1).transpose(1, 2)
-    if kind == "dot":
-        return visual @ text.transpose(1, 2)
-    return -torch.cdist(
-        visual, text, p=2.0 if kind == "euclidean" else 1.0, compute_mode="donot_use_mm_for_euclid_dist"
-    )
-
-
-def best_similarity(visual: Tensor, text: Tensor, text_valid: Tensor, kind: Similarity) -> Tensor:
-    """[B, N] each image token's largest similarity to a real text token."""
-    pairs = similarities(visual, text, kind)
-    return pairs.masked_fill(~text_valid[:, None], -math.inf).amax(-1)  # [B, N]

@@ -11,7 +11,7 @@ from simignore.budget import check_number
 from simignore.methods.base import Scorer, check_choice, looked, needed
 from simignore.methods.diverse import diverse
 from simignore.methods.product import both
-from simignore.methods.simignore import Similarity, best_similarity
+from simignore.similarity import Similarity, best_similarity
 from simignore.types import Look, Selection, View
 from simignore.wording import SPANS
 
@@ -27,7 +27,7 @@ class Simignore2(Scorer):
     ``Diverse(Product(Simignore(keep=64), FasterVLM(keep=64)))`` in one name. In towers without a class token the attention
     is the mean that all patches pay.
 
-    keep, similarity, span: as in :class:`Simignore`.
+    keep: see :class:`Method`. similarity, span: as in :class:`Simignore`.
     attention: the weight of the tower's attention in [0, 1]; with 0 the tower is not looked into, for families in which image
         tokens cannot be traced to patches.
     """
