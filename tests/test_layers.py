@@ -14,6 +14,7 @@ ROOMS = [
     "types",
     "clock",
     "geometry",
+    "patching",
     "families",
     "discover",
     "parts",

@@ -6,10 +6,10 @@ The rest of the package asks :func:`simignore.parts.parts` and never looks at a 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from simignore import geometry
+from simignore import geometry, patching
 from simignore.geometry import Layout
+from simignore.patching import Patching
 
 
 class UnsupportedModelError(ValueError):
@@ -27,8 +27,8 @@ class Family:
         the model itself.
     vision, projector, decoder: parts of ``merger``; the first two are "" where they are not known. The decoder is what gets
         the merged embeddings, or what holds it.
-    patches: how image tokens are made of the tower's patches: "grids" where each grid is an image that the tower saw, and its
-        tokens are its patches or means of equal blocks of them; None where that is not known.
+    patches: how they are made of what the vision tower saw, a function of :mod:`simignore.patching`; None where image tokens
+        cannot be traced to patches. class_last: whether the tower's class token is its last one.
     image_token, video_token: config attributes that may hold the id of the placeholder token, first match wins.
     """
 
@@ -41,7 +41,8 @@ class Family:
     vision: str = "vision_tower"
     projector: str = "multi_modal_projector"
     decoder: str = "language_model"
-    patches: Literal["grids"] | None = None
+    patches: Patching | None = None
+    class_last: bool = False
     image_token: tuple[str, ...] = ("image_token_id", "image_token_index")
     video_token: tuple[str, ...] = ("video_token_id", "video_token_index")
 
@@ -50,7 +51,16 @@ def _visual(
     model_type: str, title: str, source: str, images: Layout = geometry.merged, videos: Layout | None = None
 ) -> Family:
     """Towers under ``visual`` that merge neighbouring patches themselves (Qwen-VL, GLM-4V)."""
-    return Family(model_type, title, source, images, videos, vision="visual", projector="visual.merger")
+    return Family(
+        model_type,
+        title,
+        source,
+        images,
+        videos,
+        vision="visual",
+        projector="visual.merger",
+        patches=patching.neighbours,
+    )
 
 
 def _qwen(model_type: str, title: str, source: str) -> Family:
@@ -75,7 +85,14 @@ def _blip(model_type: str, title: str, source: str) -> Family:
 
 def _idefics(model_type: str, title: str, source: str, images: Layout) -> Family:
     return Family(
-        model_type, title, source, images=images, vision="vision_model", projector="connector", decoder="text_model"
+        model_type,
+        title,
+        source,
+        images=images,
+        vision="vision_model",
+        projector="connector",
+        decoder="text_model",
+        patches=None if images is geometry.queries else patching.pictures,
     )
 
 
@@ -87,15 +104,18 @@ FAMILIES: dict[str, Family] = {
             "LLaVA-1.5 (CLIP, SigLIP or Pixtral; Llama, Vicuna, Phi, Qwen2, Mistral, Gemma)",
             "arXiv 2310.03744",
             images=geometry.square_or_rows,
-            patches="grids",
+            patches=patching.pictures,
         ),
-        Family("llava_next", "LLaVA-NeXT (tiles)", "llava-vl.github.io", images=geometry.anyres),
+        Family(
+            "llava_next", "LLaVA-NeXT (tiles)", "llava-vl.github.io", images=geometry.anyres, patches=patching.pictures
+        ),
         Family(
             "llava_next_video",
             "LLaVA-NeXT-Video",
             "llava-vl.github.io",
             images=geometry.anyres,
             videos=geometry.pooled_frames,
+            patches=patching.pictures,
         ),
         Family(
             "llava_onevision",
@@ -103,9 +123,17 @@ FAMILIES: dict[str, Family] = {
             "arXiv 2408.03326",
             images=geometry.anyres,
             videos=geometry.pooled_frames,
+            patches=patching.pictures,
         ),
-        Family("vipllava", "ViP-LLaVA", "arXiv 2312.00784", patches="grids"),
-        Family("video_llava", "Video-LLaVA", "arXiv 2311.10122", videos=geometry.pooled_frames, vision="image_tower"),
+        Family("vipllava", "ViP-LLaVA", "arXiv 2312.00784", patches=patching.pictures),
+        Family(
+            "video_llava",
+            "Video-LLaVA",
+            "arXiv 2311.10122",
+            videos=geometry.pooled_frames,
+            vision="image_tower",
+            patches=patching.pictures,
+        ),
         _qwen("qwen2_vl", "Qwen2-VL", "arXiv 2409.12191"),
         _qwen("qwen2_5_vl", "Qwen2.5-VL", "arXiv 2502.13923"),
         _qwen("qwen3_vl", "Qwen3-VL (DeepStack)", "arXiv 2511.21631"),
@@ -115,8 +143,20 @@ FAMILIES: dict[str, Family] = {
         _glm("glm4v", "GLM-4.1V", "arXiv 2507.01006"),
         _glm("glm4v_moe", "GLM-4.5V", "arXiv 2507.01006"),
         _glm("glm46v", "GLM-4.6V", "arXiv 2507.01006"),
-        Family("internvl", "InternVL 2.5 to 3.5 (tiles)", "arXiv 2504.10479", images=geometry.tiles_in_a_run),
-        Family("aya_vision", "Aya Vision (tiles)", "arXiv 2505.08751", images=geometry.tiles_with_markers),
+        Family(
+            "internvl",
+            "InternVL 2.5 to 3.5 (tiles)",
+            "arXiv 2504.10479",
+            images=geometry.tiles_in_a_run,
+            patches=patching.pictures,
+        ),
+        Family(
+            "aya_vision",
+            "Aya Vision (tiles)",
+            "arXiv 2505.08751",
+            images=geometry.tiles_with_markers,
+            patches=patching.pictures,
+        ),
         Family(
             "llama4",
             "Llama 4 (tiles, chunked attention)",
@@ -124,13 +164,21 @@ FAMILIES: dict[str, Family] = {
             images=geometry.tiles_with_markers,
             merger="",
             vision="vision_model",
+            patches=patching.pictures,
+            class_last=True,
         ),
         _idefics("idefics2", "Idefics 2", "arXiv 2405.02246", geometry.queries),
         _idefics("idefics3", "Idefics 3 (tiles)", "arXiv 2408.12637", geometry.tiles_with_markers),
         _idefics("smolvlm", "SmolVLM (tiles)", "arXiv 2504.05299", geometry.tiles_with_markers),
-        Family("mistral3", "Mistral Small 3 (Pixtral)", "arXiv 2410.07073", images=geometry.rows_of_runs),
-        Family("paligemma", "PaliGemma 1 and 2", "arXiv 2407.07726"),
-        Family("gemma3", "Gemma 3", "arXiv 2503.19786"),
+        Family(
+            "mistral3",
+            "Mistral Small 3 (Pixtral)",
+            "arXiv 2410.07073",
+            images=geometry.rows_of_runs,
+            patches=patching.pictures,
+        ),
+        Family("paligemma", "PaliGemma 1 and 2", "arXiv 2407.07726", patches=patching.pictures),
+        Family("gemma3", "Gemma 3", "arXiv 2503.19786", patches=patching.pictures),
         Family(
             "gemma4",
             "Gemma 4",
@@ -138,6 +186,7 @@ FAMILIES: dict[str, Family] = {
             images=geometry.pooled,
             videos=geometry.pooled_videos,
             projector="embed_vision",
+            patches=patching.pooled,
         ),
         Family("aria", "Aria", "arXiv 2410.05993", images=geometry.queries),
         _blip("blip-2", "BLIP-2 (decoder-only language models)", "arXiv 2301.12597"),

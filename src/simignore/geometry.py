@@ -182,11 +182,15 @@ def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
         height, width = (length // tile * side for length in canvas)
         rows, columns = unpad_image(torch.empty(1, height, width, device="meta"), size).shape[1:]
         box = _unpadded(size, canvas, (rows * tile // side, columns * tile // side))
+        stitched = canvas[0] // tile, canvas[1] // tile, rows, columns
         if most.isdigit() and (ratio := math.sqrt(rows * columns / (int(most) * side**2))) > 1.1:
             rows, columns = int(rows // ratio), int(columns // ratio)
         full = torch.cat([patches(rows, columns, 1).view(rows, columns, 3), nothing(rows)[:, None]], 1)
         share = _covers(config)
-        grids = Grid(side, side, 0, "overview", (0.0, 0.0, share, share)), Grid(rows, columns, 0, box=box)
+        grids = (
+            Grid(side, side, 0, "overview", (0.0, 0.0, share, share)),
+            Grid(rows, columns, 0, box=box, stitched=stitched),
+        )
         found.append(Picture(grids, torch.cat([patches(side, side), full.flatten(0, 1)])))
     return found
 

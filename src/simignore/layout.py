@@ -22,6 +22,7 @@ class Layout:
     image: [B, N] places of the image tokens, in reading order, -1 padding. patches: where each lies on its image.
     attended: [B, T] False for padding. placeholders: [B, T] True for image tokens and for what shares their ids without being
     a patch. ids: [B, T] token ids, or None if embeddings were passed. seeds: one number per sample, of its own text only.
+    repeats: how often each prompt comes in turn, while its images are encoded once.
     """
 
     image: Tensor
@@ -30,6 +31,7 @@ class Layout:
     placeholders: Tensor
     ids: Tensor | None
     seeds: tuple[int, ...]
+    repeats: int = 1
 
     @classmethod
     def without_image(cls, batch: int, length: int) -> Layout:
@@ -94,10 +96,10 @@ def layout(
     told = [cells[..., k].gather(1, order).masked_fill(~real, PAD) for k in range(3)]
     patches = Patches(grids, *told)
     if ids is None:
-        return Layout(image, patches, attended, held, None, (0,) * places.shape[0])
+        return Layout(image, patches, attended, held, None, (0,) * places.shape[0], repeats)
     own = attended & ~held & ~torch.isin(ids, torch.tensor(sorted(special)))  # [B, T] the sample's own text
     seeds = tuple(zlib.crc32(row[mine].long().numpy().tobytes()) for row, mine in zip(ids, own, strict=True))
-    return Layout(image, patches, attended, held, ids, seeds)
+    return Layout(image, patches, attended, held, ids, seeds, repeats)
 
 
 def _cells(

@@ -38,10 +38,13 @@ class Tower:
         family = parts.family
         if family.patches is None or parts.vision is None:
             raise UnsupportedModelError(
-                f"{', '.join(sorted({look.what for look in looks}))} of the vision tower cannot be had in {family.title}: which of "
-                "its patches make an image token is not known. Use a method that does not look into the vision tower, such as "
-                "Simignore or DivPrune."
+                f"its tower's {', '.join(sorted({look.what for look in looks}))} cannot be had in {family.title}: of which of "
+                "its patches an image token is made is not known. Use a method that does not look into the vision tower, such "
+                "as Simignore or DivPrune."
             )
+        self.patching = family.patches
+        self.vision: Any = parts.vision
+        self.windowed = hasattr(self.vision, "permute_input_for_window_attn")
         self.layers = _layers(parts.vision)
         self.has_class = any(
             hasattr(m, name) for m in parts.vision.modules() for name in ("class_embedding", "cls_token")
@@ -72,6 +75,8 @@ class Tower:
         wanted: dict[int, set[str]] = {}
         for look, number in self.looks.items():
             wanted.setdefault(number, set()).add(self._meant(look))
+        if self.windowed:
+            self._hooks.append(self.vision.register_forward_pre_hook(self._on_windows, with_kwargs=True))
         for number, whats in wanted.items():
             layer = self.layers[number]
             if paid := whats & {"class", "received"}:
@@ -106,13 +111,16 @@ class Tower:
         attention.config._attn_implementation_internal = _NAME
         attention.config._simignore_tower = self, number, paid, config
 
+    def _on_windows(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._see(-1, "grid_thw", kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
+
     def _on_keys(self, number: int, layer: nn.Module) -> Callable[..., None]:
         def keep(module: nn.Module, args: Any, output: Tensor) -> None:
             heads = _heads(_attention(layer))
             keys = output.detach()
             if keys.shape[-1] == 3 * args[0].shape[-1]:  # queries, keys and values in one
                 keys = keys.chunk(3, -1)[1]
-            self._see(number, "keys", keys.unflatten(-1, (heads, -1)))
+            self._see(number, "keys", keys.reshape(*keys.shape[:-1], heads, -1))
 
         return keep
 
@@ -123,12 +131,33 @@ class Tower:
         return keep
 
     def _see(self, number: int, what: str, x: Tensor) -> None:
+        if what in ("keys", "features") and x.dim() == (3 if what == "keys" else 2):
+            x = x[None]  # some towers take all pictures in one row, without a batch
         seen = getattr(self._thread, "seen", None)
         if seen is None:
             seen = self._thread.seen = {}
         seen.setdefault((number, what), []).append(x)
 
     # what was seen
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """[S, ...] one picture without its class token."""
+        return x if not self.has_class else x[:-1] if self.parts.family.class_last else x[1:]
+
+    def _unwindowed(self, row: Tensor) -> Tensor:
+        """[S, ...] patches that the tower put in order of its windows (Qwen2.5-VL), as they were before."""
+        from transformers.vision_utils import get_vision_window_index
+
+        v, found, start = self.vision, [], 0
+        for grid_thw in self._thread.seen[-1, "grid_thw"]:
+            index, _ = get_vision_window_index(
+                grid_thw, spatial_merge_size=v.spatial_merge_size, window_size=v.window_size, patch_size=v.patch_size
+            )
+            size = v.spatial_merge_size**2
+            own = row[start : start + len(index) * size].reshape(-1, size, *row.shape[1:])
+            found.append(own[index.to(row.device).argsort()].flatten(0, 1))
+            start += len(index) * size
+        return torch.cat(found)
 
     def shown(self, look: Look, read: Layout) -> Tensor:
         """[B, N, ...] what a look shows of every image token of a prompt, zeros in the padding.
@@ -138,50 +167,28 @@ class Tower:
         calls: list[Tensor] = getattr(self._thread, "seen", {}).get((self.looks[look], self._meant(look)), [])
         if not calls:
             raise ValueError(
-                "the vision tower did not run in this forward, so there is nothing to look at. Pass pixel_values, not "
-                "inputs_embeds, or use a method that does not look into the vision tower."
+                "the vision tower did not run in this forward, so there is nothing to look at: pixel_values are missing, or a "
+                "video passed a tower of its own (Video-LLaVA). Use a method that does not look into the vision tower, such as "
+                "DivPrune."
             )
-        whole = self.parts.family.patches is not None
-        assert whole
-        pictures = [self._patches(x) for call in calls for x in call]
-        prompts = len(read.image)
-        device = calls[0].device
-        shape = pictures[0].shape[1:]
-        rows: list[Tensor] = []
-        repeats = self._repeats(pictures, read)
-        start = 0
-        for b in range(0, prompts, repeats):
-            own: list[Tensor] = []
-            for grid in read.patches.grids[b]:
-                picture = pictures[start]
-                start += 1
-                own.append(_blocks(picture, grid.rows, grid.columns))
-            rows += [torch.cat(own) if own else torch.zeros(0, *shape, device=device)] * repeats
+        pictures = [self._patches(picture) for call in calls for picture in call]
+        if self.windowed:
+            pictures = [self._unwindowed(torch.cat(pictures))]
+        keys = _keys(read)
+        told = self.patching(self.parts.model.config, pictures, [read.patches.grids[b][n] for b, n in keys])
+        held = dict(zip(keys, told, strict=True))
+        rows = []
+        for b in range(len(read.image)):
+            first = b - b % read.repeats  # `generate` repeats prompts, while their images are encoded once
+            own = [held[first, number] for number in range(len(read.patches.grids[b]))]
+            rows.append(torch.cat(own) if own else calls[0].new_zeros(0, *pictures[0].shape[1:]))
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
 
-    def _repeats(self, pictures: list[Tensor], read: Layout) -> int:
-        """How often `generate` repeats each prompt while its images were encoded once."""
-        grids = sum(len(own) for own in read.patches.grids)
-        if not len(pictures) or grids % len(pictures):
-            raise ValueError(
-                f"the vision tower saw {len(pictures)} images, and the prompts hold {grids}; pass both to the same call"
-            )
-        return grids // len(pictures)
 
-    def _patches(self, x: Tensor) -> Tensor:
-        """[S, ...] one image's patches, without the class token."""
-        return x[1:] if self.has_class else x
-
-
-def _blocks(x: Tensor, rows: int, columns: int) -> Tensor:
-    """[rows * columns, ...] means over equal blocks of a square of patches [S, ...]."""
-    side = round(len(x) ** 0.5)
-    if rows * columns == len(x):
-        return x
-    if side * side != len(x) or side % rows or side % columns:
-        raise ValueError(f"{len(x)} patches cannot be brought to a grid of {rows} x {columns} image tokens")
-    x = x.unflatten(0, (rows, side // rows, columns, side // columns))
-    return x.mean(3).mean(1).flatten(0, 1)
+def _keys(read: Layout) -> list[tuple[int, int]]:
+    """(sample, grid) of every grid in the order in which the tower sees them: images first, then the frames of videos."""
+    every = [(b, n) for b in range(0, len(read.image), read.repeats) for n in range(len(read.patches.grids[b]))]
+    return sorted(every, key=lambda key: read.patches.grids[key[0]][key[1]].kind == "frame")
 
 
 def _layers(vision: nn.Module) -> list[nn.Module]:
@@ -192,7 +199,7 @@ def _layers(vision: nn.Module) -> list[nn.Module]:
             f"the vision tower {type(vision).__name__} has no list of layers that attend, so nothing can be seen in it. Use a "
             "method that does not look into the vision tower, such as Simignore or DivPrune."
         )
-    return list(max(lists, key=len))
+    return max((list(found) for found in lists), key=len)
 
 
 def _has_attention(layer: nn.Module) -> bool:
@@ -204,9 +211,10 @@ def _attention(layer: nn.Module) -> Any:
 
 
 def _heads(attention: Any) -> int:
-    return int(
-        next(getattr(attention, name) for name in ("num_heads", "num_attention_heads") if hasattr(attention, name))
+    found: int = next(
+        getattr(attention, name) for name in ("num_heads", "num_attention_heads") if hasattr(attention, name)
     )
+    return found
 
 
 def _key_source(layer: nn.Module, parts: Parts) -> nn.Module:
@@ -221,9 +229,13 @@ def _key_source(layer: nn.Module, parts: Parts) -> nn.Module:
 
 def _used(parts: Parts, depth: int) -> int:
     """The layer whose output the projector reads."""
-    layer = getattr(parts.model.config, "vision_feature_layer", -1)
-    layer = layer[-1] if isinstance(layer, list | tuple) else layer
-    return (layer if layer < 0 else layer - 1) % depth  # hidden_states[0] is what goes into layer 0
+    named = getattr(parts.model.config, "vision_feature_layer", None) or getattr(
+        parts.model.config, "vision_feature_layers", None
+    )
+    if named is None:
+        return depth - 1
+    several: list[int] = list(named) if isinstance(named, list | tuple) else [named]
+    return max((layer if layer < 0 else layer - 1) % depth for layer in several)  # hidden_states[0] goes into layer 0
 
 
 def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
@@ -231,19 +243,52 @@ def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
     scaling = kwargs.get("scaling")
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         for what in paid:
-            tower._see(number, what, received(query[:, :, :1] if what == "class" else query, key, scaling))
+            if what == "class":
+                place = query.shape[2] - 1 if tower.parts.family.class_last else 0
+                tower._see(number, what, class_attention(query, key, attention_mask, scaling, place))
+            else:
+                tower._see(number, what, received(query, key, attention_mask, scaling))
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     inner = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)
     return inner(module, query, key, value, attention_mask, **kwargs)
 
 
-def received(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
-    """[B, S] attention that each key receives: after softmax, mean over heads and queries, in float32.
+def class_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, place: int = 0) -> Tensor:
+    """[B, S] attention that the class token, at ``place``, pays to each key: after softmax, mean over heads, in float32."""
+    row = slice(place, place + 1)
+    part = None if mask is None or mask.dim() < 4 else mask[:, :, row]
+    return _paid(query[:, :, row], key, part, scaling)[:, :, 0].mean(1)
 
-    query: [B, H, q, d], key: [B, H, S, d]; taken in chunks of queries.
+
+def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """[B, S] attention that each key receives: after softmax, mean over heads and over the queries that may look at it.
+
+    query: [B, H, q, d], key: [B, H, S, d], taken in chunks of queries, in float32. mask: [B, 1, q, S] boolean or additive, None
+    where every query looks at every key. Queries that may not look at themselves are padding and do not count.
     """
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
-    for part in query.split(CHUNK, 2):
-        total += ((part.float() @ key.float().transpose(2, 3)) * scale).softmax(-1).sum(2).mean(1)
-    return total / query.shape[2]
+    counted = torch.zeros_like(total)
+    for start in range(0, query.shape[2], CHUNK):
+        rows = slice(start, start + CHUNK)
+        part = None if mask is None or mask.dim() < 4 else mask[:, :, rows]
+        paid = _paid(query[:, :, rows], key, part, scaling).mean(1)  # [B, chunk, S]
+        looks = torch.ones_like(paid) if part is None else _allowed(part).mean(1, dtype=paid.dtype).expand_as(paid)
+        own = looks.diagonal(start, dim1=1, dim2=2)[..., None]  # [B, chunk, 1]
+        total += (paid * own).sum(1)
+        counted += (looks * own).sum(1)
+    return total / counted.clamp(min=1)
+
+
+def _paid(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """[B, H, q, S] attention after softmax, in float32."""
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    logits = (query.float() @ key.float().transpose(2, 3)) * scale
+    if mask is not None:
+        logits = logits.masked_fill(~_allowed(mask), torch.finfo(torch.float32).min)
+    return logits.softmax(-1)
+
+
+def _allowed(mask: Tensor) -> Tensor:
+    """A mask as booleans, True = may look."""
+    return mask if mask.dtype == torch.bool else mask > -1

@@ -37,6 +37,8 @@ class Grid:
         where padding was added; None where only the processor knows (it may crop, pad or tile), see
         :func:`simignore.places.locate`. time: which frame of a video, counted as the model sees them.
     covers: the share of a crop's side that its patches cover, from the top left; a tower leaves out what makes no whole patch.
+    stitched: for a grid put together from tiles (tiles down, tiles across, rows, columns): so many tiles, of whose patches so
+        many rows and columns in the middle are left, before they may be made coarser; None for one picture.
     """
 
     rows: int
@@ -46,6 +48,7 @@ class Grid:
     box: tuple[float, float, float, float] | None = None
     time: int = 0
     covers: float = 1.0
+    stitched: tuple[int, int, int, int] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
