@@ -1,7 +1,8 @@
 """Greedy choices of tokens that are unlike each other: pure functions, no model in sight.
 
 Batches are chosen together, step by step, with running vectors and never an N x N matrix; nothing here waits for the device,
-for how many tokens to choose is known on the host. Of equal gains the token that comes first in reading order wins.
+for how many tokens to choose is known on the host. Of equal gains the token that comes first in reading order wins, and gains
+that differ by no more than rounding are equal, so that neighbours in a batch do not decide.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch.nn.functional import normalize
 
 CHUNK = 512  # rows of similarities held at once
 GONE = -1e30  # the gain of what is chosen already, or is padding
+SLACK = 1e-5  # differences of gains that are rounding
 
 
 def units(features: Tensor, valid: Tensor) -> Tensor:
@@ -31,13 +33,13 @@ def max_min(unit: Tensor, valid: Tensor, count: int, weight: Tensor | None = Non
         first = _loneliest(unit, valid) if weight is None else weight.masked_fill(~valid, GONE)
         gone = torch.where(valid, 0.0, GONE).to(unit.dtype)
         scale = torch.ones_like(gone) if weight is None else weight.to(unit.dtype).masked_fill(~valid, 0)
-        chosen = first.argmax(1, keepdim=True)  # [B, 1]
+        chosen = _first_best(first)  # [B, 1]
         order = [chosen]
         near = torch.full_like(gone, -2.0)  # [B, N] the largest cosine to a chosen token
         for _ in range(count - 1):
             gone = gone.scatter(1, chosen, GONE)
             near = torch.maximum(near, _cosine(unit, chosen))
-            chosen = torch.addcmul(gone, 1 - near, scale).argmax(1, keepdim=True)
+            chosen = _first_best(torch.addcmul(gone, 1 - near, scale))
             order.append(chosen)
     return torch.cat(order, 1)
 
@@ -63,8 +65,7 @@ def dpp(unit: Tensor, quality: Tensor, valid: Tensor, count: int) -> Tensor:
         rows = unit.new_zeros(b, count, n)  # the Cholesky factor, a row for each choice
         order = []
         for step in range(count):
-            gain = torch.where(rest > floor, rest, after)
-            chosen = gain.argmax(1, keepdim=True)  # [B, 1]
+            chosen = _first_best(torch.where(rest > floor, rest, after))  # [B, 1]
             order.append(chosen)
             left = rest.gather(1, chosen)  # [B, 1]
             row = _cosine(scaled, chosen)
@@ -91,6 +92,12 @@ def levelled(score: Tensor, valid: Tensor, groups: Tensor | None = None) -> Tens
     high = score.new_full(shape, -torch.inf).scatter_reduce(1, index, score, "amax")[:, :-1].gather(1, groups)
     level = ((score.clamp(low, high) - low) / (high - low)).masked_fill(high <= low, 1.0)
     return torch.where(score.isnan(), score, level).masked_fill(~valid, 0)
+
+
+def _first_best(gain: Tensor) -> Tensor:
+    """[B, 1] the first token whose gain is the largest, but for rounding."""
+    top = gain.amax(1, keepdim=True)
+    return (gain >= top - SLACK * top.abs()).to(torch.uint8).argmax(1, keepdim=True)
 
 
 def _cosine(unit: Tensor, chosen: Tensor) -> Tensor:

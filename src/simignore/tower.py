@@ -211,9 +211,8 @@ def _attention(layer: nn.Module) -> Any:
 
 
 def _heads(attention: Any) -> int:
-    found: int = next(
-        getattr(attention, name) for name in ("num_heads", "num_attention_heads") if hasattr(attention, name)
-    )
+    holders = ((attention, "num_heads"), (attention, "num_attention_heads"), (attention.config, "num_attention_heads"))
+    found: int = next(getattr(holder, name) for holder, name in holders if hasattr(holder, name))
     return found
 
 
