@@ -7,13 +7,45 @@ that differ by no more than rounding are equal, so that neighbours in a batch do
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from simignore.matching import fetched, refuse
+from simignore.select import by_order, check_numbers
+from simignore.types import Selection, View
+
+How = Literal["dpp", "max-min"]
 CHUNK = 512  # rows of similarities held at once
 GONE = -1e30  # the gain of what is chosen already, or is padding
 SLACK = 1e-5  # differences of gains that are rounding
+
+
+def diverse(
+    view: View, score: Tensor, features: Tensor, counts: Sequence[int], how: How = "dpp", sharpness: float = 1.0
+) -> Selection:
+    """The selection of ``counts[b]`` tokens by scores [B, N] and by how unlike their features [B, N, D] are.
+
+    how: "dpp" (:func:`dpp`) or "max-min" (:func:`max_min`), with the scores between 0 and 1, to the power ``sharpness``, as
+    quality or weight. Raises ValueError where scores or features are not numbers.
+    """
+    score = score.to(features.device)
+    quality = levelled(score, view.valid) ** sharpness
+    unit, longest = units(features, view.valid), max(counts, default=0)
+    order = dpp(unit, quality, view.valid, longest) if how == "dpp" else max_min(unit, view.valid, longest, quality)
+    order, told, broken = fetched(order, score.to(quality.dtype), unit.isnan().any(-1))
+    check_numbers(told, view.real)
+    refuse(broken, "features")
+    return by_order(order, view.real, counts, told)
+
+
+def both(first: Tensor, second: Tensor, valid: Tensor, weight: float) -> Tensor:
+    """[B, N] the weighted geometric mean of two scores, each between 0 and 1 per sample."""
+    one, other = levelled(first, valid), levelled(second, valid)
+    return one ** (1 - weight) * other**weight
 
 
 def units(features: Tensor, valid: Tensor) -> Tensor:

@@ -207,7 +207,7 @@ def test_configurations():
     plain = SparseVLM(keep=64)
     assert [cut.site for cut in plain.cuts()] == [("layer", 2 / 32), ("layer", 6 / 32), ("layer", 15 / 32)]
     assert [cut.keep for cut in plain.cuts()] == [Falling(64, step, 3) for step in (1, 2, 3)]
-    assert plain.site == ("layer", 2) and SparseVLM(keep=Schedule({4: 8})).site == ("layer", 4)
+    assert plain.site == ("layer", 2 / 32) and SparseVLM(keep=Schedule({4: 8})).site == ("layer", 4)
     old = SparseVLM(keep=64, recycle=True, layers=(0.25, 0.5))
     assert set(old.needs) - set(plain.needs) == {"hidden"} and old.merges and not plain.merges and not SparseVLM.merges
     assert all(cut.merges and cut.recycle and "hidden" in cut.needs for cut in old.cuts())

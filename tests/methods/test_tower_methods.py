@@ -65,7 +65,7 @@ def test_counts_sources_and_weights(make, keep):
             if method.merges and not isinstance(method, PruMerge | PruMergePlus) and stay:
                 lost = [i for i in range(size) if chosen.source[b, i] < 0]
                 assert not lost or (isinstance(method, VisionZip) and method.split(wanted) == 0)
-        if keep == 1.0 or isinstance(keep, OfAll):
+        if isinstance(keep, OfAll) or (isinstance(keep, float) and keep == 1.0):
             assert chosen.blend is None and torch.equal(chosen.kept, seen.real)
         assert all(x is None or x.device.type == "cpu" for x in (chosen.index, chosen.source, chosen.score))
         assert chosen.score is None or torch.equal(chosen.score.isnan(), ~seen.real)

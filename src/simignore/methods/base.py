@@ -132,6 +132,13 @@ class Scorer(Method):
     def score(self, view: View) -> Tensor:
         """[B, N] one score per image token, higher = keep; padding may hold anything."""
 
+    def counted(self, view: View, score: Tensor) -> tuple[list[int], tuple[str, ...]]:
+        """How many tokens of each sample stay, where the budget may read the scores [B, N], and its notes."""
+        if isinstance(self.keep, Budget) and not isinstance(self.keep, OfAll):
+            flat = top_k(score, view.real, self.keep, view.totals)
+            return flat.count.tolist(), flat.notes
+        return self.amounts(view), ()
+
     def choose(self, view: View) -> Selection:
         return top_k(self.score(view), view.real, self.keep, view.totals)  # type: ignore[arg-type]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from simignore.diversity import levelled
+from simignore.diversity import diverse, levelled
 from simignore.methods.base import Scorer, check_choice, looked, needed
-from simignore.methods.diverse import diverse
 from simignore.similarity import similarities
 from simignore.types import Look, Selection, View
 from simignore.wording import SPANS
@@ -64,7 +63,9 @@ class CDPruner(Scorer):
         return levelled(relevance, view.valid, images)
 
     def choose(self, view: View) -> Selection:
-        return diverse(self, view, self.score(view), needed(view.visual, "visual"))
+        score = self.score(view)
+        counts, notes = self.counted(view, score)
+        return replace(diverse(view, score, needed(view.visual, "visual"), counts), notes=notes)
 
 
 def _clip_similarity(name: str, features: Tensor, questions: tuple[str, ...]) -> Tensor:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from simignore.budget import Budget, OfAll, check_number
-from simignore.diversity import dpp, levelled, max_min, units
-from simignore.matching import fetched, refuse
+from simignore.budget import check_number
+from simignore.diversity import How, diverse
 from simignore.methods.base import Method, Scorer, needed
-from simignore.select import by_order, check_numbers, top_k
 from simignore.types import Cut, Look, Selection, View
-
-How = Literal["dpp", "max-min"]
 
 
 class Diverse(Scorer):
@@ -27,7 +23,7 @@ class Diverse(Scorer):
 
     scorer: any method with scores, such as ``Diverse(FastV(keep=64))``; a budget that reads scores reads its scores.
     how: "dpp" or "max-min". sharpness: the power that r is raised to; 0 leaves diversity alone, large ones the scores.
-    keep, layer, hide, positions, within, needs, looks: those of ``scorer``.
+    keep: that of ``scorer``; so are layer, hide, positions, within, needs and looks.
     """
 
     scorer: Scorer
@@ -70,7 +66,10 @@ class Diverse(Scorer):
         return self.scorer.score(view)
 
     def choose(self, view: View) -> Selection:
-        return diverse(self, view, self.score(view), needed(view.visual, "visual"), self.how, self.sharpness)
+        score = self.score(view)
+        counts, notes = self.counted(view, score)
+        visual = needed(view.visual, "visual")
+        return replace(diverse(view, score, visual, counts, self.how, self.sharpness), notes=notes)
 
     def __repr__(self) -> str:
         return f"Diverse({self.scorer!r}{self._told})"
@@ -89,26 +88,6 @@ class Diverse(Scorer):
 
     def __hash__(self) -> int:
         return hash((type(self), self.scorer, self.how, self.sharpness))
-
-
-def diverse(
-    method: Method, view: View, score: Tensor, features: Tensor, how: How = "dpp", sharpness: float = 1.0
-) -> Selection:
-    """The selection that ``method`` makes by its scores [B, N] and by how unlike the features [B, N, D] are."""
-    score = score.to(features.device)
-    quality = levelled(score, view.valid) ** sharpness
-    if isinstance(method.keep, Budget) and not isinstance(method.keep, OfAll):
-        counts = top_k(score, view.real, method.keep, view.totals).count.tolist()
-    else:
-        counts = method.amounts(view)
-    unit = units(features, view.valid)
-    longest = max(counts, default=0)
-    order = dpp(unit, quality, view.valid, longest) if how == "dpp" else max_min(unit, view.valid, longest, quality)
-    exact = score.to(quality.dtype)
-    order, told, broken = fetched(order.to(torch.long), exact, unit.isnan().any(-1))
-    check_numbers(told, view.real)
-    refuse(broken, "features")
-    return by_order(order, view.real, counts, told)
 
 
 def _take(wrapper: Any, inner: Method, own: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ class Merged(Method):
 
     method: any method that merges nothing itself; schedules and chains are merged at each of their cuts.
     least: the smallest cosine with which a token is merged; those below are dropped. None: all are merged.
-    keep, layer, hide, positions, within, needs, looks: those of ``method``.
+    keep: that of ``method``; so are layer, hide, positions, within, needs and looks.
     """
 
     method: Method

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from simignore.budget import check_number
-from simignore.diversity import levelled
+from simignore.diversity import both
 from simignore.methods.base import Scorer
 from simignore.types import Cut, Look, View
 
@@ -81,9 +81,3 @@ class Product(Scorer):
 
     def __hash__(self) -> int:
         return hash((self.first, self.second, self.weight))
-
-
-def both(first: Tensor, second: Tensor, valid: Tensor, weight: float) -> Tensor:
-    """[B, N] the weighted geometric mean of two scores, each between 0 and 1 per sample."""
-    one, other = levelled(first, valid), levelled(second, valid)
-    return one ** (1 - weight) * other**weight

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, get_args
 
 from torch import Tensor
 
 from simignore.budget import check_number
+from simignore.diversity import both, diverse
 from simignore.methods.base import Scorer, check_choice, looked, needed
-from simignore.methods.diverse import diverse
-from simignore.methods.product import both
 from simignore.similarity import Similarity, best_similarity
 from simignore.types import Look, Selection, View
 from simignore.wording import SPANS
@@ -59,4 +58,6 @@ class Simignore2(Scorer):
         return both(similar, looked(view, Look("attention")).to(similar.device), view.valid, self.attention)
 
     def choose(self, view: View) -> Selection:
-        return diverse(self, view, self.score(view), needed(view.visual, "visual"))
+        score = self.score(view)
+        counts, notes = self.counted(view, score)
+        return replace(diverse(view, score, needed(view.visual, "visual"), counts), notes=notes)
