@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+TINY = 1e-12  # as in torch.nn.functional.normalize
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
 
 
@@ -20,8 +21,10 @@ def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
 
 
 def _similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:
-    if kind == "cosine":
-        return normalize(visual, dim=-1) @ normalize(text, dim=-1).transpose(1, 2)
+    if kind == "cosine":  # image tokens are divided by their lengths afterwards: they are many, and text tokens few
+        length = torch.linalg.vector_norm(visual, dim=-1, keepdim=True).clamp(min=TINY)
+        found: Tensor = visual @ normalize(text, dim=-1).transpose(1, 2) / length
+        return found
     if kind == "dot":
         return visual @ text.transpose(1, 2)
     return -torch.cdist(

@@ -57,7 +57,9 @@ def test_published_shares():
         assert set(towers.top(towers.row(seen, "attention", 0), leading)) <= set(towers.kept(chosen, 0))
 
 
-@pytest.mark.parametrize("wrong", [dict(important=1.2), dict(important=-0.1), dict(step=0), dict(step=1.5)])
+@pytest.mark.parametrize(
+    "wrong", [dict(important=1.2), dict(important=-0.1), dict(step=0), dict(step=1.5), dict(step=0.0)]
+)
 def test_bad_values(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         VisPruner(keep=4, **wrong)

@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from simignore.methods.base import Scorer, needed
 from simignore.types import PAD, Grid, Patches, View
 
-CHUNK = 4096  # tokens compared at once
+CHUNK = 512  # tokens compared at once
 
 
 @dataclass(frozen=True)

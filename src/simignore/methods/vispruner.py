@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simignore.budget import check_count, check_number
+from simignore.budget import budget, check_keep, check_number
 from simignore.matching import best, exact, fetched, pick, places, ranks, refuse, sent, unit
 from simignore.methods.base import Method, looked
 from simignore.select import check_numbers, from_kept
@@ -28,11 +28,12 @@ class VisPruner(Method):
     the projector reads gives out. Every round counts the tokens that are left in reading order.
 
     keep: a count or a fraction. important: the share of them that is chosen by attention, in [0, 1], rounded half up.
-    step: tokens that go per round; the last round takes what is left to take, no round more than all even ones.
+    step: tokens that go per round: a count, or a share of the sample's image tokens (8 of 576 by default); the last round takes
+        what is left to take, no round more than all even ones.
     """
 
     important: float = 0.5
-    step: int = 8
+    step: int | float = 8 / 576
 
     source: ClassVar[str] = "VisPruner (ICCV 2025)"
 
@@ -41,7 +42,10 @@ class VisPruner(Method):
         object.__setattr__(self, "important", check_number("important", self.important))
         if not 0 <= self.important <= 1:
             raise ValueError(f"important={self.important} is no share in [0, 1]")
-        object.__setattr__(self, "step", check_count("step", self.step, 1))
+        try:
+            object.__setattr__(self, "step", check_keep(self.step))
+        except (TypeError, ValueError) as error:
+            raise ValueError(str(error).replace("keep=", "step=")) from None
 
     @property
     def looks(self) -> tuple[Look, ...]:
@@ -57,19 +61,20 @@ class VisPruner(Method):
         important = ranks(attention, view.valid) < sent(leading, view.valid.device)[:, None]  # [B, N]
         rest = view.valid & ~important & (sent(wanted, view.valid.device)[:, None] > 0)
         units, broken = unit(features, view.valid)
-        kept = important | distinct(units, rest, sizes, wanted, self.step)
+        steps = [self.step if isinstance(self.step, int) else budget(self.step, n) for n in view.counts]
+        kept = important | distinct(units, rest, sizes, wanted, steps)
         score, kept, broken = fetched(exact(attention, view.valid), kept, broken)
         check_numbers(score, view.real)
         refuse(broken, "features")
         return from_kept(kept & view.real, score.masked_fill(~view.real, math.nan))
 
 
-def distinct(units: Tensor, alive: Tensor, sizes: Sequence[int], wanted: Sequence[int], step: int) -> Tensor:
-    """[B, N] the ``wanted[b]`` tokens that are left of the ``sizes[b]`` that ``alive`` marks, after rounds that drop the even
-    ones most similar to an odd one. units: [B, N, C]. Of equally similar ones the first in reading order goes."""
+def distinct(units: Tensor, alive: Tensor, sizes: Sequence[int], wanted: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """[B, N] the ``wanted[b]`` tokens that are left of the ``sizes[b]`` that ``alive`` marks, after rounds that drop the
+    ``steps[b]`` even ones most similar to an odd one; of equally similar ones the first in reading order. units: [B, N, C]."""
     rounds, left = [], list(sizes)
     while any(size > want for size, want in zip(left, wanted, strict=True)):
-        rounds.append([min(step, (n + 1) // 2, n - want) for n, want in zip(left, wanted, strict=True)])
+        rounds.append([min(step, (n + 1) // 2, n - want) for n, want, step in zip(left, wanted, steps, strict=True)])
         left = [n - drop for n, drop in zip(left, rounds[-1], strict=True)]
     order, there = places(alive, max(sizes, default=0))
     drops = sent(rounds, units.device) if rounds else ()
