@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +33,7 @@ class Product(Scorer):
                     f"a product is made of methods with scores, got {type(scorer).__name__}: "
                     "Product(Simignore(keep=64), FasterVLM(keep=64))"
                 )
-        if first.site != second.site or len(first.cuts()) != len(second.cuts()):
+        if [cut.site for cut in first.cuts()] != [cut.site for cut in second.cuts()]:
             raise ValueError(f"{first} and {second} cut at different sites; give both the same layer")
         if not 0 <= check_number("weight", weight) <= 1:
             raise ValueError(f"weight={weight:g} of the second score must be in [0, 1]")
@@ -59,11 +58,10 @@ class Product(Scorer):
         return self.second.raters(view) if mine is None else mine
 
     def cuts(self) -> Sequence[Cut]:
-        own = self.first.cuts()
+        own, others = self.first.cuts(), self.second.cuts()
         if len(own) == 1 and own[0] is self.first:
             return (self,)
-        pairs = [(cut, replace(self.second, layer=cut.layer, keep=cut.keep)) for cut in own]  # type: ignore[attr-defined]
-        return tuple(Product(a, b, self.weight) for a, b in pairs)  # type: ignore[arg-type]
+        return tuple(Product(a, b, self.weight) for a, b in zip(own, others, strict=True))  # type: ignore[arg-type]
 
     def score(self, view: View) -> Tensor:
         first, second = self.first.score(view), self.second.score(view)
