@@ -219,21 +219,10 @@ def test_relevance_from_clip(tmp_path):
 
     torch.manual_seed(0)
     words = {word: i for i, word in enumerate(["<pad>", "<unk>", "what", "colour", "is", "it", "</s>"])}
-    text = dict(
-        hidden_size=16,
-        intermediate_size=16,
-        num_attention_heads=2,
-        num_hidden_layers=2,
-        vocab_size=7,
-        max_position_embeddings=6,
-        eos_token_id=6,
-        bos_token_id=2,
-        pad_token_id=0,
-    )
-    vision = dict(
-        hidden_size=12, intermediate_size=16, num_attention_heads=2, num_hidden_layers=2, image_size=8, patch_size=4
-    )
-    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).eval()
+    size = dict(intermediate_size=16, num_attention_heads=2, num_hidden_layers=2)
+    text = dict(hidden_size=16, vocab_size=7, max_position_embeddings=6, eos_token_id=6, bos_token_id=2, pad_token_id=0)
+    vision = dict(hidden_size=12, image_size=8, patch_size=4)
+    clip = CLIPModel(CLIPConfig(text_config=text | size, vision_config=vision | size, projection_dim=8)).eval()
     clip.save_pretrained(tmp_path)
     raw = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
