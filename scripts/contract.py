@@ -53,6 +53,25 @@ def positions(model: Any, inputs: dict[str, Any]) -> str:
     return "a line, learned" if parts(model).rotary is None else "a line"
 
 
+def not_served(model: Any, p: Any) -> dict[str, str]:
+    """The methods that this model cannot be served with, and why."""
+    from simignore.methods import METHODS
+    from simignore.parts import UnsupportedModelError
+
+    found = {}
+    for method, kind in METHODS.items():
+        if "attention" in kind.needs and not any(p.attentions[: p.last_cut]):
+            found[method] = "no attention in the decoder that can be read"
+            continue
+        try:
+            kind(keep=0.5)(model)
+        except UnsupportedModelError:
+            found[method] = "image tokens cannot be traced to the tower's patches"
+        except ValueError:
+            found[method] = "only at layers behind one that attends"
+    return found
+
+
 def main() -> None:
     """Run the tests and write the file."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -72,6 +91,7 @@ def main() -> None:
         p, inputs = parts(model), case.inputs(Sample(images=(picture(*case.sizes[0]),)))
         rows.append(
             {
+                "not_served": not_served(model, p),
                 "case": name,
                 "model_type": case.model_type,
                 "positions": positions(model, inputs),

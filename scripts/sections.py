@@ -14,13 +14,21 @@ from simignore.methods import METHODS, PRESETS, Method
 from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
-CONTRACT = "results/families.json"
+CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
+_ABLATION = "python -m benchmarks.scenes --ablation --seed 3 --per-kind 60 --dtype bfloat16"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
     ACCURACY: "python -m simignore.tiny.evaluate --dtype bfloat16 --bed 100 --embeddings 500 --out results/tiny.json",
     CONTRACT: "python scripts/contract.py --json results/families.json",
-    SCENES: "python -m benchmarks.scenes --json results/scenes.json",
+    SCENES: "python -m benchmarks.scenes --per-kind 60 --dtype bfloat16 --json results/scenes.json",
+    SELECTION: "python -m benchmarks.selection --json results/selection.json",
+    ABLATION: f"{_ABLATION} --json results/ablation.json",
+    **{
+        f"results/ablation-unaligned-{i}.json": f"{_ABLATION} --model runs/alignment/unaligned-{i}/exported "
+        f"--json results/ablation-unaligned-{i}.json"
+        for i in range(3)
+    },
 }
 
 
@@ -33,16 +41,28 @@ class StaleError(ValueError):
 
 def methods(_: Path) -> str:
     """One row per method: its rule, where it cuts, what it looks at, where it is from."""
-    head = ("method", "rule", "cuts", "compares with the text", "source")
+    head = ("method", "cuts", "told by", "guided by the text", "merges", "source")
     return markdown(head, [_method_row(name, kind) for name, kind in METHODS.items()])
 
 
 def _method_row(name: str, kind: type[Method]) -> list[str]:
-    doc = kind.__doc__ or ""
-    site = kind(keep=1).site
-    where = "before the decoder" if site == "projector" else "inside the decoder, before the layer you name"
-    guided = "yes" if "text" in kind.needs else "no"
-    return [f"`{name}`", _sentence(doc), where, guided, _linked(_source(doc))]
+    method = kind(keep=0.5)
+    where = "before the decoder" if method.site == "projector" else "inside it"
+    told = [_READS[need] for cut in method.cuts() for need in cut.needs]
+    told += ["vision tower" for cut in method.cuts() if cut.looks]
+    guided = not {"text", "question", "attention"}.isdisjoint(kind.needs)
+    said = [", ".join(dict.fromkeys(told)) or "-", "yes" if guided else "no", "yes" if kind.merges else "no"]
+    return [f"`{name}`", where, *said, _linked(kind.source)]
+
+
+_READS = {
+    "visual": "image tokens",
+    "hidden": "image tokens",
+    "text": "text",
+    "question": "text",
+    "words": "text",
+    "attention": "decoder attention",
+}
 
 
 def presets(_: Path) -> str:
@@ -78,6 +98,7 @@ def _family_row(family: Family, cases: list[dict[str, Any]]) -> list[str]:
         ('`hide="mask"`', any(case["recurrent"] for case in cases)),
         ('`positions="reindex"`', any("M-RoPE" in case["positions"] for case in cases)),
         ("cuts before its last layers", any(case["shares_keys"] for case in cases)),
+        ("methods told by the vision tower", any("visionzip" in case.get("not_served", ()) for case in cases)),
     ]
     return [
         f"{family.title} ({_linked(family.source)})",
@@ -112,13 +133,26 @@ def speed(root: Path) -> str:
     parts = []
     for run in result["runs"]:
         tokens, cases = run["tokens"], run["cases"]
-        head = ("", "prefill", "of the full prompt's", "of the natively short prompt's", "a decoding step", "KV cache")
+        head = (
+            "",
+            "prefill",
+            "of the full prompt's",
+            "of the natively short prompt's",
+            "of that and its own work",
+            "choosing",
+            "pays from",
+            "a decoding step",
+            "KV cache",
+        )
         rows = [
             [
                 _CASES.get(name, f"`{name}`"),
                 f"{one['prefill']['median'] * 1e3:.0f} ms",
                 f"{one['prefill_to_full']['median']:.2f}",
                 _spread(one["prefill_to_native"]),
+                f"{one['to_own_work']['median']:.2f}" if "to_own_work" in one else "",
+                f"{one['selection']['median'] * 1e3:.1f} ms" if "selection" in one else "",
+                f"{one['pays_from']:.0f}" if one.get("pays_from") is not None else "",
                 f"{one['decode']['median'] * 1e3:.1f} ms",
                 f"{one['kv_bytes'] / 1e6:.1f} MB",
             ]
@@ -193,11 +227,16 @@ def scenes(root: Path) -> str:
         for label in labels
     ]
     first = f"All image tokens: {_pooled(whole)}.\n\n" if whole else ""
-    head = ("keeps", *(f"{keep:g} of the image tokens" for keep in budgets))
+    held = {_label(row): row for row in rows if row["keep"] == budgets[0] and row.get("held")}
+    table = [[*row, f"{held[row[0]]['held']:.0f}" if row[0] in held else ""] for row in table]
+    head = ("keeps", *(f"{keep:g} of them" for keep in budgets), f"held, at {budgets[0]:g}")
     note = footnote(
         result, f"{rows[0]['questions']} questions; in brackets Wilson's 95 % interval, for several seeds their range"
     )
     return f"{first}{markdown(head, table)}\n\n{note}"
+
+
+_SHOWN = ("all image tokens", "Random", "Simignore", "Simignore2", "DivPrune", "VisionZip", "FastV")
 
 
 def kinds(root: Path) -> str:
@@ -208,7 +247,8 @@ def kinds(root: Path) -> str:
         raise StaleError(f"{SCENES} holds no row with fewer image tokens; make it anew: {MADE_BY[SCENES]}")
     middle = budgets[len(budgets) // 2]
     shown = [row for row in rows if row["keep"] in (1.0, middle)]
-    labels = list(dict.fromkeys(_label(row) for row in shown))
+    every_label = list(dict.fromkeys(_label(row) for row in shown))
+    labels = [label for label in every_label if label.split(",")[0] in _SHOWN] or every_label
     every = list(dict.fromkeys(kind for row in shown for kind in row["kinds"]))
     table = [
         [spoken(kind), *(_of_kind(kind, [r for r in shown if _label(r) == label]) for label in labels)]

@@ -23,38 +23,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from simignore import figures, tiny
     from simignore.answer import ask
-    from simignore.budget import AtLeast, Mass, OfAll, Outliers, Schedule
+    from simignore.budget import AtLeast as AtLeast
+    from simignore.budget import Mass as Mass
+    from simignore.budget import OfAll as OfAll
+    from simignore.budget import Outliers as Outliers
+    from simignore.budget import Schedule as Schedule
     from simignore.families import FAMILIES, UnsupportedModelError
-    from simignore.methods import (
-        EVS,
-        METHODS,
-        PRESETS,
-        CDPruner,
-        Chain,
-        Diverse,
-        DivPrune,
-        FasterVLM,
-        FastV,
-        FrameBudget,
-        HiPrune,
-        Merged,
-        Method,
-        Pooled,
-        Product,
-        PruMerge,
-        PruMergePlus,
-        PyramidDrop,
-        Random,
-        Scorer,
-        Simignore,
-        Simignore2,
-        SparseVLM,
-        ToMe,
-        UniformGrid,
-        VisionZip,
-        VisPruner,
-        preset,
-    )
+    from simignore.methods import *  # noqa: F403
+    from simignore.methods import METHODS, PRESETS, Chain, FastV, Method, Random, Scorer, Simignore, Simignore2, preset
     from simignore.places import locate
     from simignore.prompt import Prompt, build
     from simignore.splice import UnsupportedCallError
@@ -65,33 +41,10 @@ __version__ = "0.1.0"
 _HOME_OF = {  # public name -> the room it lives in
     "FAMILIES": "families",
     "METHODS": "methods",
-    "AtLeast": "budget",
-    "Mass": "budget",
-    "OfAll": "budget",
-    "Outliers": "budget",
-    "Schedule": "budget",
     "PRESETS": "methods",
     "Answer": "types",
     "Chain": "methods",
-    "CDPruner": "methods",
-    "Diverse": "methods",
-    "DivPrune": "methods",
-    "EVS": "methods",
-    "FasterVLM": "methods",
-    "FrameBudget": "methods",
-    "HiPrune": "methods",
-    "Merged": "methods",
-    "Pooled": "methods",
-    "Product": "methods",
-    "PruMerge": "methods",
-    "PruMergePlus": "methods",
-    "PyramidDrop": "methods",
     "Simignore2": "methods",
-    "SparseVLM": "methods",
-    "ToMe": "methods",
-    "UniformGrid": "methods",
-    "VisPruner": "methods",
-    "VisionZip": "methods",
     "FastV": "methods",
     "Method": "methods",
     "Prompt": "prompt",
@@ -110,46 +63,23 @@ _HOME_OF = {  # public name -> the room it lives in
 }
 
 __all__ = [
-    "EVS",
     "FAMILIES",
     "METHODS",
     "PRESETS",
     "Answer",
-    "AtLeast",
-    "CDPruner",
     "Chain",
-    "DivPrune",
-    "Diverse",
     "FastV",
-    "FasterVLM",
-    "FrameBudget",
-    "HiPrune",
-    "Mass",
-    "Merged",
     "Method",
-    "OfAll",
-    "Outliers",
-    "Pooled",
-    "Product",
     "Prompt",
-    "PruMerge",
-    "PruMergePlus",
-    "PyramidDrop",
     "Random",
-    "Schedule",
     "Scorer",
     "Selection",
     "Simignore",
     "Simignore2",
-    "SparseVLM",
-    "ToMe",
     "Trace",
-    "UniformGrid",
     "UnsupportedCallError",
     "UnsupportedModelError",
     "View",
-    "VisPruner",
-    "VisionZip",
     "ask",
     "build",
     "figures",
@@ -163,9 +93,13 @@ def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import simignore`` and ``simignore --help`` stay quick."""
     if name in ("tiny", "figures"):
         return import_module(f"simignore.{name}")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'simignore' has no attribute {name!r}")
-    return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)
+    if name in _HOME_OF:
+        return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)
+    if name[:1].isupper():  # every other method, and every budget rule
+        for room in ("methods", "budget"):
+            if hasattr(module := import_module(f"simignore.{room}"), name):
+                return getattr(module, name)
+    raise AttributeError(f"module 'simignore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -11,6 +11,8 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
+from simignore.methods import METHODS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,12 +43,15 @@ def test_one_round_measures_every_case(run, prefill, tmp_path):
     assert {"date", "command", "versions", "hardware", "seed", "rounds", "shape"} <= result.keys()
     short, whole = result["runs"]
     cases = short["cases"]
-    assert set(cases) == {"full", "native", "native again", "mask", "simignore", "random", "fastv", "chain"}
+    assert set(cases) == {"full", "native", "native again", "mask", "chain", *METHODS} - {"evs"}
+    for name, one in cases.items():
+        assert ("to_own_work" in one) == (name in METHODS or name in ("chain", "mask"))
+    assert cases["simignore"]["passed"] == 0 and 0 < cases["fastv"]["passed"] < 1 and 0 < cases["pyramiddrop"]["passed"] < 1
     for one in cases.values():
         assert all(len(one[time]["raw"]) == 1 and one[time]["median"] > 0 for time in prefill.TIMES)
     assert cases["simignore"]["kv_bytes"] == cases["native"]["kv_bytes"] < cases["full"]["kv_bytes"]
     assert cases["full"]["kv_bytes"] == cases["mask"]["kv_bytes"] == whole["cases"]["simignore"]["kv_bytes"]
-    assert {bar["limit"] for bar in short["bars"]} == {prefill.RATIO_BAR, prefill.SELECTION_BAR}
+    assert {bar["limit"] for bar in short["bars"]} == {prefill.RATIO_BAR, prefill.SELECTION_BAR, prefill.OWN_BAR}
     assert "natively short" in done.output
 
 

@@ -37,23 +37,26 @@ def test_every_help_carries_an_example(simignore, command):
     assert f"Example: simignore {(command or ['ask'])[0]}" in " ".join(result.stdout.split())
 
 
-def test_the_help_of_ask_names_every_option_of_the_methods(simignore):
+def test_the_help_of_ask_names_the_options_that_methods_share_and_list_the_others(simignore):
     from dataclasses import fields
 
     from simignore.cli.ask import ask
 
     typed = ask.__wrapped__.__annotations__
     beyond = {field.name for kind in library.METHODS.values() for field in fields(kind)} - set(typed)
-    assert beyond <= {"similarity", "skip", "stride"}  # these go through --set; a new one deserves a thought
+    told = " ".join(simignore("list", "methods").stdout.split())
+    assert beyond and all(f"{option}=" in told or f"{option}," in told for option in beyond)  # these go through --set
 
 
 def test_lists_as_json(simignore):
     found = json.loads(simignore("list", "--json").stdout)
     assert [row["name"] for row in found["methods"]] == list(library.METHODS)
-    assert {row["name"]: row["method"] for row in found["presets"]} == {name: repr(m) for name, m in PRESETS.items()}
+    assert {row["name"]: row["method"] for row in found["presets"]} == {name: str(m) for name, m in PRESETS.items()}
     assert [row["model_type"] for row in found["families"]] == list(FAMILIES)
     rows = {row["name"]: row for row in found["methods"]}
-    assert rows["fastv"]["cuts"] == "before layer 2 (--layer)" and rows["fastv"]["needs"] == ["attention"]
+    assert rows["fastv"]["cuts"] == "in the decoder, before layer 2" and rows["fastv"]["reads"] == "decoder attention"
+    assert rows["visionzip"]["merges"] and not rows["visionzip"]["text_guided"] and rows["simignore"]["text_guided"]
+    assert all(row["source"] for row in found["methods"])
     assert rows["simignore"]["cuts"] == "before the decoder" and "similarity=cosine" in rows["simignore"]["options"]
     assert all(row["what"].endswith(".") for row in found["methods"])
 

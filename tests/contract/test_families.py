@@ -13,10 +13,12 @@ from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames
 
 import oracles
 from simignore import (
+    EVS,
     METHODS,
     Chain,
     Diverse,
     FastV,
+    FrameBudget,
     Merged,
     Pooled,
     Random,
@@ -275,6 +277,12 @@ def test_videos_have_frames_and_stand_beside_images(name):
     _, trace = generated(model, case.inputs(video), Simignore(keep=2, within="grid"))
     grids = trace.patches[0].grids[0]
     assert trace.selections[0].count.tolist() == [2 * len(grids)] and len(grids) >= 2
+    _, kept = generated(model, case.inputs(video), EVS(keep=0.5))  # which compares the frames
+    assert kept.selections[0].count.tolist() == [max(1, int(0.5 * kept.selections[0].source.shape[1] + 0.5))]
+    shared = FrameBudget(EVS(keep=len(grids) + 1), floor=1)
+    _, spread = generated(model, case.inputs(video), shared)
+    stayed = trace.patches[0].take(spread.selections[0].index).grid[0]
+    assert sorted({*stayed.tolist()}) == list(range(len(grids))) and len(stayed) == len(grids) + 1
     own_id = parts(model).video_token is not None or "glm" in name
     assert all(grid.kind == "frame" for grid in grids) == own_id  # else frames come as images, and are shown as such
     if own_id:
@@ -301,6 +309,13 @@ def test_what_cannot_be_served_is_refused_with_the_reason(name):
 
 def test_no_case_is_left_out_by_the_newest_transformers():
     assert not ABSENT or transformers.__version__ < "5.23"
+
+
+def test_frames_cannot_be_compared_where_there_are_none():
+    case = CASES["llava-clip-llama"]
+    model, inputs = case.model(), case.inputs(samples(case)[0])
+    with pytest.raises(ValueError, match="sample 0 is no video"), torch.no_grad(), EVS(keep=3)(model):
+        model(**inputs)
 
 
 def test_other_versions_of_transformers_are_refused(monkeypatch):

@@ -10,7 +10,7 @@ import torch
 from methods.test_methods import view
 from test_diversity import cosine, dpp_loop, max_min_loop
 
-import simignore
+from rebuilding import NAMES
 from simignore import (
     AtLeast,
     CDPruner,
@@ -28,8 +28,6 @@ from simignore import (
     VisionZip,
 )
 from simignore.types import Grid, Look, Patches
-
-NAMES = {name: getattr(simignore, name) for name in simignore.__all__}
 
 
 def looking(seen, seed=0, **more):

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-import simignore
 import towers
+from rebuilding import NAMES
 from simignore import Chain, FastV, Random, Simignore
 from simignore.budget import Schedule, budget
 from simignore.methods.fastervlm import FasterVLM
@@ -82,7 +82,7 @@ def test_raters_are_asked_of_the_method():
 
 
 def test_the_repr_rebuilds_it():
-    names = {name: getattr(simignore, name) for name in simignore.__all__} | {
+    names = NAMES | {
         "Merged": Merged,
         "Schedule": Schedule,
         "FasterVLM": FasterVLM,

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import simignore
+from rebuilding import NAMES
 from simignore import METHODS, PRESETS, AtLeast, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
 from simignore.methods import preset
 from simignore.splice.engine import NEEDS
@@ -43,18 +44,14 @@ def test_the_repr_rebuilds_the_method(method):
     assert (
         eval(
             repr(method),
-            {name: getattr(simignore, name) for name in simignore.__all__}
-            | {"Chain": Chain}
-            | {cls.__name__: cls for cls in METHODS.values()},
+            NAMES | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()},
         )
         == method
     )
     assert (
         eval(
             str(method),
-            {name: getattr(simignore, name) for name in simignore.__all__}
-            | {"Chain": Chain}
-            | {cls.__name__: cls for cls in METHODS.values()},
+            NAMES | {"Chain": Chain} | {cls.__name__: cls for cls in METHODS.values()},
         )
         == method
     )

@@ -33,9 +33,11 @@ def read_keep(typed: str) -> Keep:
 
 def _read_rule(text: str) -> Keep:
     """A rule written as it is in Python; its arguments are literals, and nothing is evaluated."""
-    from simignore import budget
+    from simignore.budget import Budget, Schedule
 
-    rules = {kind.__name__: kind for kind in (*budget.Budget.__subclasses__(), budget.Schedule)}
+    rules: dict[str, Any] = {
+        k.__name__: k for k in (*Budget.__subclasses__(), Schedule) if k.__module__ == Budget.__module__
+    }
     try:
         call = ast.parse(text, mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in rules:

@@ -1,55 +1,48 @@
-"""The methods by name. A new one is one file in this folder, its import, and one line in ``METHODS``.
+"""The methods by name. A new one is one file in this folder and one line here: its import, from which ``METHODS`` takes it.
 
-``Chain``, ``Diverse``, ``FrameBudget``, ``Merged`` and ``Product`` are laid over methods and make new ones of them.
+Those of the last block are laid over methods and make new ones of them.
 """
 
 from __future__ import annotations
 
-from simignore.budget import Schedule
-from simignore.methods.base import Method, Scorer
-from simignore.methods.cdpruner import CDPruner
-from simignore.methods.chain import Chain
-from simignore.methods.diverse import Diverse
-from simignore.methods.divprune import DivPrune
-from simignore.methods.evs import EVS
-from simignore.methods.fastervlm import FasterVLM
-from simignore.methods.fastv import FastV
-from simignore.methods.frame_budget import FrameBudget
-from simignore.methods.hiprune import HiPrune
-from simignore.methods.merged import Merged
-from simignore.methods.pooled import Pooled
-from simignore.methods.product import Product
-from simignore.methods.prumerge import PruMerge
-from simignore.methods.prumerge_plus import PruMergePlus
-from simignore.methods.pyramiddrop import PyramidDrop
-from simignore.methods.random import Random
-from simignore.methods.simignore import Simignore
-from simignore.methods.simignore2 import Simignore2
-from simignore.methods.sparsevlm import SparseVLM
-from simignore.methods.tome import ToMe
-from simignore.methods.uniform_grid import UniformGrid
-from simignore.methods.visionzip import VisionZip
-from simignore.methods.vispruner import VisPruner
+from inspect import isabstract
 
-METHODS: dict[str, type[Method]] = {
-    "random": Random,
-    "uniform-grid": UniformGrid,
-    "pooled": Pooled,
-    "simignore": Simignore,
-    "simignore2": Simignore2,
-    "divprune": DivPrune,
-    "cdpruner": CDPruner,
-    "fastervlm": FasterVLM,
-    "visionzip": VisionZip,
-    "vispruner": VisPruner,
-    "prumerge": PruMerge,
-    "prumerge+": PruMergePlus,
-    "hiprune": HiPrune,
-    "tome": ToMe,
-    "fastv": FastV,
-    "pyramiddrop": PyramidDrop,
-    "sparsevlm": SparseVLM,
-    "evs": EVS,
+from simignore.budget import Schedule
+from simignore.methods.base import Method as Method
+from simignore.methods.base import Scorer as Scorer
+
+# in the order in which they are listed
+# isort: off
+from simignore.methods.random import Random as Random
+from simignore.methods.uniform_grid import UniformGrid as UniformGrid
+from simignore.methods.pooled import Pooled as Pooled
+from simignore.methods.simignore import Simignore as Simignore
+from simignore.methods.simignore2 import Simignore2 as Simignore2
+from simignore.methods.divprune import DivPrune as DivPrune
+from simignore.methods.cdpruner import CDPruner as CDPruner
+from simignore.methods.fastervlm import FasterVLM as FasterVLM
+from simignore.methods.visionzip import VisionZip as VisionZip
+from simignore.methods.vispruner import VisPruner as VisPruner
+from simignore.methods.prumerge import PruMerge as PruMerge
+from simignore.methods.prumerge_plus import PruMergePlus as PruMergePlus
+from simignore.methods.hiprune import HiPrune as HiPrune
+from simignore.methods.tome import ToMe as ToMe
+from simignore.methods.fastv import FastV as FastV
+from simignore.methods.pyramiddrop import PyramidDrop as PyramidDrop
+from simignore.methods.sparsevlm import SparseVLM as SparseVLM
+from simignore.methods.evs import EVS as EVS
+
+from simignore.methods.chain import Chain as Chain
+from simignore.methods.diverse import Diverse as Diverse
+from simignore.methods.frame_budget import FrameBudget as FrameBudget
+from simignore.methods.merged import Merged as Merged
+from simignore.methods.product import Product as Product
+# isort: on
+
+METHODS: dict[str, type[Method]] = {  # "uniform-grid" is the class of uniform_grid.py
+    kind.__module__.rpartition(".")[2].replace("_", "-"): kind
+    for kind in list(vars().values())
+    if isinstance(kind, type) and issubclass(kind, Method) and not isabstract(kind) and not kind.composed
 }
 
 _TOKENS = (192, 128, 64)  # of 576, the budgets that most papers publish
@@ -78,7 +71,7 @@ PRESETS: dict[str, Method] = {
     **{f"tome/{k}": ToMe(keep=k) for k in _TOKENS},
     **{f"fastervlm/{share}": FasterVLM(keep=share / 100) for share in (50, 25, 10, 5)},  # % of the tokens
     "prumerge": PruMerge(),
-    "prumerge+": PruMergePlus(),
+    "prumerge-plus": PruMergePlus(),
     "evs": EVS(keep=0.25),
 }
 
@@ -88,35 +81,3 @@ def preset(name: str) -> Method:
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
-
-
-__all__ = [
-    "EVS",
-    "METHODS",
-    "PRESETS",
-    "CDPruner",
-    "Chain",
-    "DivPrune",
-    "Diverse",
-    "FastV",
-    "FasterVLM",
-    "FrameBudget",
-    "HiPrune",
-    "Merged",
-    "Method",
-    "Pooled",
-    "Product",
-    "PruMerge",
-    "PruMergePlus",
-    "PyramidDrop",
-    "Random",
-    "Scorer",
-    "Simignore",
-    "Simignore2",
-    "SparseVLM",
-    "ToMe",
-    "UniformGrid",
-    "VisPruner",
-    "VisionZip",
-    "preset",
-]

@@ -44,6 +44,7 @@ class Method(ABC):
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "hidden", "text", "words", "attention"
     merges: ClassVar[bool] = False  # whether dropped tokens are averaged into kept ones
     video: ClassVar[bool] = False  # whether it compares frames, and so serves videos only
+    composed: ClassVar[bool] = False  # whether it is laid over other methods
     scored: ClassVar[bool] = False  # whether it has scores that a Budget can read
 
     def __post_init__(self) -> None:

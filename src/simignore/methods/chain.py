@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from simignore.methods.base import Method
 from simignore.types import Cut, Selection, View
@@ -16,6 +17,8 @@ class Chain(Method):
     methods: in the order of their sites, those before the decoder first. Chains may hold chains.
     keep, hide, positions, within: those of the last one.
     """
+
+    composed: ClassVar[bool] = True
 
     methods: tuple[Method, ...]
 

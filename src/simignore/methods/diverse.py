@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -25,6 +25,8 @@ class Diverse(Scorer):
     how: "dpp" or "max-min". sharpness: the power that r is raised to; 0 leaves diversity alone, large ones the scores.
     keep: that of ``scorer``; so are layer, hide, positions, within, needs and looks.
     """
+
+    composed: ClassVar[bool] = True
 
     scorer: Scorer
     how: How

@@ -43,6 +43,7 @@ class FrameBudget(Scorer):
     positions: Positions = field(init=False, repr=False)
     within: Within = field(init=False, repr=False)
 
+    composed: ClassVar[bool] = True
     source: ClassVar[str] = "this project"
 
     def __post_init__(self) -> None:

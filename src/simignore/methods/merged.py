@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class Merged(Method):
     least: the smallest cosine with which a token is merged; those below are dropped. None: all are merged.
     keep: that of ``method``; so are layer, hide, positions, within, needs and looks.
     """
+
+    composed: ClassVar[bool] = True
 
     method: Method
     least: float | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -21,6 +21,8 @@ class Product(Scorer):
     first: the method whose keep, layer, hide, positions and within count. second: another one with scores for the same site.
     weight: how much the second counts, in [0, 1].
     """
+
+    composed: ClassVar[bool] = True
 
     first: Scorer
     second: Scorer
