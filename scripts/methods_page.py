@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sections import ABLATION, CONTRACT, SELECTION, _code, footnote, markdown, read_result, same_weights
+from sections import ABLATION, CONTRACT, SELECTION, _code, _pooled, footnote, markdown, read_result, same_weights
 from simignore.methods import METHODS
 
 
@@ -67,38 +67,20 @@ def choosing(root: Path) -> str:
 
 
 def ablation(root: Path) -> str:
-    """Simignore2 taken apart, on the bundled model and on the three of the control without alignment."""
-    results = [
-        read_result(root, ABLATION),
-        *(read_result(root, ABLATION.replace(".json", f"-unaligned-{i}.json")) for i in range(3)),
+    """Simignore2 taken apart, on questions that nothing was chosen by."""
+    result = read_result(root, ABLATION)
+    same_weights(result, ABLATION)
+    rows: list[Mapping[str, Any]] = result["rows"]
+    keeps = sorted({row["keep"] for row in rows if row["keep"] < 1}, reverse=True)
+    labels = list(dict.fromkeys(row["label"] for row in rows if row["keep"] < 1))
+    table = [
+        [label, *(_pooled([row for row in rows if (row["label"], row["keep"]) == (label, keep)]) for keep in keeps)]
+        for label in labels
     ]
-    same_weights(results[0], ABLATION)
-    keeps = sorted({row["keep"] for row in results[0]["rows"]}, reverse=True)
-    labels = list(dict.fromkeys(row["label"] for row in results[0]["rows"]))
-
-    def cell(result: Mapping[str, Any], label: str, keep: float) -> str:
-        rows = [row for row in result["rows"] if row["label"] == label and row["keep"] == keep]
-        return f"{sum(row['accuracy'] for row in rows) / len(rows) * 100:.1f}" if rows else ""
-
-    def mean(label: str, keep: float) -> str:
-        told = [cell(result, label, keep) for result in results[1:]]
-        return f"{sum(map(float, told)) / len(told):.1f}" if all(told) else ""
-
-    first = results[0]["rows"][0]
-    head = (
-        "right, %",
-        *(f"{keep:g}" for keep in keeps if keep < 1),
-        *(f"{keep:g}, unaligned" for keep in keeps if keep < 1),
-    )
-    rows = [
-        [label, *(cell(results[0], label, k) for k in keeps[1:]), *(mean(label, k) for k in keeps[1:])]
-        for label in labels[1:]
-    ]
-    whole = f"All image tokens: {cell(results[0], labels[0], 1.0)} %, unaligned {mean(labels[0], 1.0)} %."
-    note = footnote(
-        results[0], f"{first['questions']} questions that nothing was chosen by; unaligned: mean of three models"
-    )
-    return f"{whole}\n\n{markdown(head, rows)}\n\n{note}"
+    whole = _pooled([row for row in rows if row["keep"] >= 1])
+    what = f"{rows[0]['questions']} questions; in brackets Wilson's 95 % interval, for several seeds their range"
+    head = ("right", *(f"{keep:g} of the image tokens" for keep in keeps))
+    return f"All image tokens: {whole}.\n\n{markdown(head, table)}\n\n{footnote(result, what)}"
 
 
 SECTIONS: dict[str, Callable[[Path], str]] = {

@@ -16,19 +16,13 @@ from simignore.tiny.evaluate import FORMS
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
-_ABLATION = "python -m benchmarks.scenes --ablation --seed 3 --per-kind 60 --dtype bfloat16"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
     ACCURACY: "python -m simignore.tiny.evaluate --dtype bfloat16 --bed 100 --embeddings 500 --out results/tiny.json",
     CONTRACT: "python scripts/contract.py --json results/families.json",
     SCENES: "python -m benchmarks.scenes --per-kind 60 --dtype bfloat16 --json results/scenes.json",
     SELECTION: "python -m benchmarks.selection --json results/selection.json",
-    ABLATION: f"{_ABLATION} --json results/ablation.json",
-    **{
-        f"results/ablation-unaligned-{i}.json": f"{_ABLATION} --model runs/alignment/unaligned-{i}/exported "
-        f"--json results/ablation-unaligned-{i}.json"
-        for i in range(3)
-    },
+    ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --per-kind 60 --dtype bfloat16 --json results/ablation.json",
 }
 
 

@@ -46,7 +46,11 @@ def test_one_round_measures_every_case(run, prefill, tmp_path):
     assert set(cases) == {"full", "native", "native again", "mask", "chain", *METHODS} - {"evs"}
     for name, one in cases.items():
         assert ("to_own_work" in one) == (name in METHODS or name in ("chain", "mask"))
-    assert cases["simignore"]["passed"] == 0 and 0 < cases["fastv"]["passed"] < 1 and 0 < cases["pyramiddrop"]["passed"] < 1
+    assert (
+        cases["simignore"]["passed"] == 0
+        and 0 < cases["fastv"]["passed"] < 1
+        and 0 < cases["pyramiddrop"]["passed"] < 1
+    )
     for one in cases.values():
         assert all(len(one[time]["raw"]) == 1 and one[time]["median"] > 0 for time in prefill.TIMES)
     assert cases["simignore"]["kv_bytes"] == cases["native"]["kv_bytes"] < cases["full"]["kv_bytes"]
