@@ -21,6 +21,7 @@ from simignore.methods.simignore2 import Simignore2 as Simignore2
 from simignore.methods.divprune import DivPrune as DivPrune
 from simignore.methods.cdpruner import CDPruner as CDPruner
 from simignore.methods.fastervlm import FasterVLM as FasterVLM
+from simignore.methods.received import Received as Received
 from simignore.methods.visionzip import VisionZip as VisionZip
 from simignore.methods.vispruner import VisPruner as VisPruner
 from simignore.methods.prumerge import PruMerge as PruMerge
