@@ -34,6 +34,7 @@ from simignore.methods import (
     CDPruner,
     Diverse,
     FasterVLM,
+    FastV,
     Merged,
     Method,
     Product,
@@ -71,12 +72,13 @@ class Row:
 
 
 def rows() -> list[Row]:
-    """All that is compared: everything kept; then, for each budget, chance (before the decoder and in its middle) and every
+    """All that is compared: everything kept; then, for each budget, chance and FastV in the decoder's middle, and every
     method with its published settings, text-guided ones by the question, Simignore also with its options."""
     found = [Row("all image tokens", 1.0)]
     for keep in KEEPS[:3]:
         found += [Row(f"Random, {len(SEEDS)} seeds", keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [Row("Random, half-way", keep, Random(keep=keep, layer=0.5))]
+        found += [Row("FastV, half-way", keep, FastV(keep=keep, layer=0.5))]  # where this decoder reads the image
         for kind in METHODS.values():
             if kind.video or kind is Random:
                 continue

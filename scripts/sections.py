@@ -230,7 +230,7 @@ def scenes(root: Path) -> str:
     return f"{first}{markdown(head, table)}\n\n{note}"
 
 
-_SHOWN = ("all image tokens", "Random", "Simignore", "Simignore2", "DivPrune", "VisionZip", "FastV")
+_SHOWN = ("all image tokens", "Random", "Simignore", "Simignore2", "DivPrune", "VisionZip", "FastV, half-way")
 
 
 def kinds(root: Path) -> str:
@@ -242,7 +242,7 @@ def kinds(root: Path) -> str:
     middle = budgets[len(budgets) // 2]
     shown = [row for row in rows if row["keep"] in (1.0, middle)]
     every_label = list(dict.fromkeys(_label(row) for row in shown))
-    labels = [label for label in every_label if label.split(",")[0] in _SHOWN] or every_label
+    labels = [label for label in every_label if {label, label.split(",")[0]} & {*_SHOWN}] or every_label
     every = list(dict.fromkeys(kind for row in shown for kind in row["kinds"]))
     table = [
         [spoken(kind), *(_of_kind(kind, [r for r in shown if _label(r) == label]) for label in labels)]
