@@ -136,7 +136,7 @@ def items(per_kind: int, seed: int = 0) -> list[Item]:
 def answers(model: Any, processor: Any, some: Sequence[Item], method: Method | None) -> tuple[list[str], list[float]]:
     """The model's answers to one left-padded batch of questions, under ``method`` if one is given, and how many image tokens
     the decoder held for each, mean over its layers."""
-    prompts = [_prompt(processor, item, scale_of(model)) for item in some]
+    prompts = [question_prompt(processor, item, scale_of(model)) for item in some]
     images = [image for prompt in prompts for image in prompt.images]
     inputs = processor(text=[prompt.text for prompt in prompts], images=images, padding=True, return_tensors="pt")
     inputs = inputs.to(model.device)
@@ -158,7 +158,8 @@ def _held(trace: Any, layers: int) -> list[float]:
     return [sum(column) / layers for column in zip(*held, strict=True)]
 
 
-def _prompt(processor: Any, item: Item, scale: int) -> Prompt:
+def question_prompt(processor: Any, item: Item, scale: int) -> Prompt:
+    """The prompt of one question about its scene, options shown and their text asked for."""
     image, _ = render(sample_scene(item.scene), scale)
     asked = item.asked
     return build(processor, image, asked.question, context=asked.context, options=asked.options, answer="text")

@@ -8,7 +8,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sections import ABLATION, CONTRACT, SELECTION, _code, _pooled, footnote, markdown, read_result, same_weights
+from sections import (
+    ABLATION,
+    AGREEMENT,
+    CONTRACT,
+    SELECTION,
+    _code,
+    _pooled,
+    footnote,
+    markdown,
+    read_result,
+    same_weights,
+)
 from simignore.methods import METHODS
 
 
@@ -83,9 +94,20 @@ def ablation(root: Path) -> str:
     return f"All image tokens: {whole}.\n\n{markdown(head, table)}\n\n{footnote(result, what)}"
 
 
+def agreement(root: Path) -> str:
+    """Which share of the tokens chosen in float32 is chosen in bfloat16 and under eager attention too."""
+    result = read_result(root, AGREEMENT)
+    same_weights(result, AGREEMENT)
+    rows = [[f"`{name}`", f"{one['bfloat16']:.1%}", f"{one['eager']:.1%}"] for name, one in result["rows"].items()]
+    what = f"{result['questions']} questions to the bundled model, {result['keep']:g} of the image tokens kept"
+    head = ("chosen too", "in bfloat16", "in float32 under eager attention")
+    return f"{markdown(head, rows)}\n\n{footnote(result, what)}"
+
+
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "rules": rules,
     "served": served,
     "choosing": choosing,
     "ablation": ablation,
+    "agreement": agreement,
 }

@@ -15,6 +15,7 @@ from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
+AGREEMENT = "results/agreement.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
@@ -22,6 +23,7 @@ MADE_BY = {
     CONTRACT: "python scripts/contract.py --json results/families.json",
     SCENES: "python -m benchmarks.scenes --per-kind 60 --dtype bfloat16 --json results/scenes.json",
     SELECTION: "python -m benchmarks.selection --json results/selection.json",
+    AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
     ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --per-kind 60 --dtype bfloat16 --json results/ablation.json",
 }
 
