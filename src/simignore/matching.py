@@ -137,7 +137,8 @@ def _nearest(rows: Tensor, units: Tensor, free: Tensor, width: int) -> tuple[Ten
         for start in range(0, rows.shape[1], CHUNK):
             near = (rows[:, start : start + CHUNK] @ across).masked_fill(~free[:, None], -torch.inf)  # [B, chunk, N]
             value, order = near.sort(dim=-1, descending=True, stable=True)
-            found.append((value[..., :width], order[..., :width]))
+            # copies, for a slice would keep all N columns of its chunk in memory
+            found.append((value[..., :width].clone(), order[..., :width].clone()))
     return torch.cat([value for value, _ in found], 1), torch.cat([order for _, order in found], 1)
 
 
