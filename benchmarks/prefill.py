@@ -6,8 +6,9 @@
 
 The bars, printed with every run: the first method's reduced prompt costs at most 1.03 of one that is natively as short (1.00
 is the limit), and choosing under 2 % of the full prefill; every method costs at most 1.05 of the natively short prompt *plus
-its own work*: the time it spends choosing, and the layers that image tokens pass before they are dropped (for these, its share
-of what the full prompt takes longer). ``pays from`` is how many image tokens have to be dropped before what it costs is won.
+its own work*: the time it spends choosing (attention that had to be computed for it included), and the layers that image tokens
+pass before they are dropped (for these, its share of what the full prompt takes longer). ``pays from`` is how many image tokens
+have to be dropped before what it costs is won.
 ``native again`` is the natively short case a second time: how far its ratio is from 1 is what the machine's noise makes of
 nothing.
 """

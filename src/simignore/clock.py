@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -39,3 +39,8 @@ class Clock:
             end.synchronize()
             total += begin.elapsed_time(end) / 1000
         return total
+
+
+def added(*readings: Callable[[], float]) -> Callable[[], float]:
+    """One reading of several clocks."""
+    return lambda: sum(reading() for reading in readings)

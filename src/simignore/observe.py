@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from simignore.clock import Clock
+
 _NAME = "simignore_observed"  # the name under which transformers' attention interface finds `_observed`
 
 
@@ -51,14 +53,14 @@ class AttentionRow:
         eager = getattr(sys.modules[type(self.attention).__module__], "eager_attention_forward", None)
         return ALL_ATTENTION_FUNCTIONS.get_interface(self._config._attn_implementation, eager)  # type: ignore[no-any-return]
 
-    def ask(self, wanted: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def ask(self, wanted: Sequence[tuple[Tensor, Tensor]], clock: Clock | None = None) -> None:
         """The next forward of this module in this thread records one row for each pair of places [B, Q] in its input and
-        weights [B, Q]: the weighted mean of the attention that those places pay."""
-        self._thread.wanted, self._thread.rows = list(wanted), None
+        weights [B, Q]: the weighted mean of the attention that those places pay. ``clock`` measures what that takes."""
+        self._thread.wanted, self._thread.rows, self._thread.clock = list(wanted), None, clock
 
     def forget(self) -> None:
         """Record nothing until the next :meth:`ask`."""
-        self._thread.wanted = self._thread.rows = None
+        self._thread.wanted = self._thread.rows = self._thread.clock = None
 
     def row(self, number: int = 0) -> Tensor:
         """[B, kv] attention that the asked places pay to every key, mean over heads, float32; raises if none was computed."""
@@ -75,7 +77,8 @@ class AttentionRow:
     ) -> None:
         wanted = getattr(self._thread, "wanted", None)
         if wanted is not None:
-            with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            clock = self._thread.clock or Clock(query.device)
+            with clock.span(), torch.no_grad(), torch.autocast(query.device.type, enabled=False):
                 self._thread.rows = [
                     attention_row(query, key, mask, places.to(query.device), weight.to(query.device), scaling, softcap)
                     for places, weight in wanted

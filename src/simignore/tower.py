@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from simignore.clock import Clock
 from simignore.families import UnsupportedModelError
 from simignore.layout import Layout
 from simignore.parts import Parts
@@ -97,7 +98,18 @@ class Tower:
 
     def forget(self) -> None:
         """Drop what this thread's forwards have shown."""
-        self._thread.seen = {}
+        self._thread.seen, self._thread.clock = {}, None
+
+    def seconds(self) -> Callable[[], float]:
+        """Reads how long this thread's forwards of the tower took to compute what was looked at, beside their own work."""
+        clock: Clock | None = getattr(self._thread, "clock", None)
+        return (lambda: 0.0) if clock is None else clock.seconds
+
+    def _clock(self, device: torch.device) -> Clock:
+        clock: Clock | None = getattr(self._thread, "clock", None)
+        if clock is None:
+            clock = self._thread.clock = Clock(device)
+        return clock
 
     def _meant(self, look: Look) -> str:
         if look.what != "attention":
@@ -240,7 +252,7 @@ def _used(parts: Parts, depth: int) -> int:
 def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
     tower, number, paid, config = cast(Any, module.config._simignore_tower)
     scaling = kwargs.get("scaling")
-    with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+    with tower._clock(query.device).span(), torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         for what in paid:
             if what == "class":
                 place = query.shape[2] - 1 if tower.parts.family.class_last else 0

@@ -259,7 +259,8 @@ class Trace:
 
     @property
     def seconds(self) -> list[float]:
-        """Time spent choosing, one figure per prefill, in seconds. On a GPU reading it waits for the device."""
+        """Time spent choosing, one figure per prefill, in seconds; what had to be computed of the vision tower's or the
+        decoder's attention for it is counted. On a GPU reading it waits for the device."""
         return [clock() for clock in self._clocks]
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from transformers import DynamicCache, StaticCache
 
 import models
 import oracles
-from simignore import Chain, FastV, Random, Simignore, UnsupportedCallError
+from simignore import Chain, FasterVLM, FastV, HiPrune, Random, Simignore, UnsupportedCallError, observe, tower
+from simignore.parts import parts
 from simignore.splice import ShortCache
 
 CLOSE = dict(atol=2e-5, rtol=1e-4)
@@ -444,6 +446,27 @@ def test_a_trace_belongs_to_one_block(model):
             model(**inputs)
     assert (len(first.selections), len(second.selections)) == (1, 2)
     assert all(seconds > 0 for seconds in second.seconds)
+
+
+@pytest.mark.parametrize(
+    ("method", "where", "name", "times"),
+    [
+        (HiPrune(keep=3, object_layer=0), tower, "received", 2),
+        (FasterVLM(keep=3), tower, "class_attention", 1),
+        (FastV(keep=3, layer=1), observe, "attention_row", 1),
+    ],
+    ids=["tower, two layers", "tower, class token", "decoder"],
+)
+def test_attention_that_is_computed_for_a_method_counts_as_choosing(model, monkeypatch, method, where, name, times):
+    if name == "class_attention" and not tower.Tower(parts(model), method.looks).has_class:
+        name = "received"
+    quick = getattr(where, name)
+    monkeypatch.setattr(where, name, lambda *args, **kwargs: (time.sleep(0.2), quick(*args, **kwargs))[1])
+    with torch.no_grad(), method(model) as trace:
+        model(**models.batch(models.prompt()))
+        model(**models.batch(models.prompt()))
+    for seconds in trace.seconds:
+        assert 0.2 * times <= seconds < 0.2 * times + 0.2
 
 
 # ---------------------------------------------------------------- queries

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simignore.clock import Clock
+from simignore.clock import Clock, added
 from simignore.layout import Layout
 from simignore.merge import blended
 from simignore.observe import AttentionRow
@@ -44,9 +44,11 @@ class Call:
         kwargs: dict[str, Any],
     ) -> None:
         self.parts, self.cuts, self.query, self.read = parts, cuts, query, read
-        self.sight = Sight(parts, cuts, observers, tower, query, read)
         tokens = given_tokens(kwargs)
         self.batch, self.length, self.device = tokens.shape[0], tokens.shape[1], tokens.device
+        self.clock = Clock(self.device)
+        self.looked = (lambda: 0.0) if tower is None else tower.seconds()
+        self.sight = Sight(parts, cuts, observers, tower, query, read, self.clock)
         self.deep = DeepStack.of(kwargs) if max(cuts, default=0) > 0 or read.image.shape[1] > 0 else None
         self.kwargs = _last_ones(kwargs, read)
         cache = kwargs.get("past_key_values")
@@ -67,7 +69,6 @@ class Call:
         # nothing can go from this call's tokens, and all of them are seen: a decoding step
         self.whole = not self.cutting and self.length == 1 and past is not None
         self.steps: list[Step] = []
-        self.clock = Clock(self.device)
 
     # the three doors
 
@@ -127,7 +128,7 @@ class Call:
                 trace.patches.append(self.read.patches)
                 trace.tokens_before.append(self.length)
                 trace.tokens_after.append(self.length if self.idle else self.runs.last.rows.shape[1])
-                trace._clocks.append(self.clock.seconds)
+                trace._clocks.append(added(self.clock.seconds, self.looked))
                 if any("text" in cut.needs for group in self.cuts.values() for cut in group):
                     trace.query = self.query.origin
         return output

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from simignore.clock import Clock
 from simignore.layout import Layout
 from simignore.observe import AttentionRow
 from simignore.parts import Parts
@@ -21,6 +22,8 @@ class Tower(Protocol):
     """What was recorded in the vision tower; :class:`simignore.tower.Tower` fulfils it."""
 
     def shown(self, look: Look, read: Layout) -> Tensor: ...
+
+    def seconds(self) -> Callable[[], float]: ...
 
 
 class Sight:
@@ -37,9 +40,10 @@ class Sight:
         tower: Tower | None,
         query: Query,
         read: Layout,
+        clock: Clock,
     ) -> None:
         self.parts, self.cuts, self.observers, self.tower = parts, cuts, observers, tower
-        self.query, self.read = query, read
+        self.query, self.read, self.clock = query, read, clock
         self.totals = tuple(read.counts)
         self.visual: Tensor | None = None  # [B, N, D] as they entered the decoder
         self.words: tuple[Tensor, Tensor] | None = None  # [B, W, D] and which are real [B, W], on the device
@@ -73,7 +77,7 @@ class Sight:
                 wanted.append((runs.slots(self.word_places), self.raters[id(cut)]))
             elif "attention" in cut.needs:
                 wanted.append((runs.slots(last), torch.ones(last.shape)))
-        self.observers[number + 1].ask(wanted)
+        self.observers[number + 1].ask(wanted, self.clock)
 
     def view(self, cut: Cut, number: int, hidden: Tensor, among: Tensor, runs: Runs) -> View:
         """What ``cut`` sees before layer ``number``. hidden: [B, Q, D] the sequence as it is now. among: [B, N'] numbers of
