@@ -40,6 +40,7 @@ ROOMS = [
     "doctor",
     "tiny",
     "convert",
+    "evaluate",
     "figures",
     "cli",
 ]

@@ -7,7 +7,7 @@ The published rows compare image tokens with different parts of the prompt (the 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -17,9 +17,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from simignore.wording import PUBLISHED, AnswerAs, Pieces, lettered, wording
+from simignore.wording import PUBLISHED, AnswerAs, Pieces, Style, lettered, wording
 
 MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The words of one prompt without its images: what a batch of prompts needs, whose images go through the processor at once.
+
+    text: the chat template's rendering. ids: the token ids [M] of each span. options: the options without letters.
+    """
+
+    text: str
+    ids: dict[str, Tensor]
+    options: tuple[str, ...]
+    tokenizer: Any
+
+    def query(self, span: str = "auto") -> Tensor:
+        """Token ids [M] of a span, as :meth:`Prompt.query` gives them."""
+        return _query(self, span, self.ids)
 
 
 @dataclass(frozen=True)
@@ -40,9 +57,7 @@ class Prompt:
 
     def span_for(self, span: str) -> str:
         """The span that is meant: for "auto" question and options, or all that the user said where there are no options."""
-        if span != "auto":
-            return span
-        return "question+options" if self.options else "user"
+        return _span_for(span, self.options)
 
     def query(self, span: str = "auto") -> Tensor:
         """Token ids [M] of a span, to compare image tokens with.
@@ -53,16 +68,26 @@ class Prompt:
             letters) and "simignore/llava-1.5-13b" (``Options: (A) ... (B) ...``); or "auto", see :meth:`span_for`.
         Raises KeyError for a span that this prompt does not have.
         """
-        span = self.span_for(span)
-        if self.options and span in PUBLISHED:
-            texts = dict(zip(PUBLISHED, (" ".join(self.options), f"Options: {lettered(self.options)}"), strict=True))
-            return torch.tensor(self.tokenizer(texts[span])["input_ids"])
-        if span not in self.spans:
-            known = [*self.spans, *(PUBLISHED if self.options else ())]
-            why = "" if self.options else " (it has no options)"
-            raise KeyError(f"this prompt has no span {span!r}{why}; it has {', '.join(known)}")
         ids: Tensor = self.inputs["input_ids"][0]
-        return ids[self.spans[span].to(ids.device)]
+        return _query(self, span, {name: ids[places.to(ids.device)] for name, places in self.spans.items()})
+
+
+def _span_for(span: str, options: Sequence[str]) -> str:
+    if span != "auto":
+        return span
+    return "question+options" if options else "user"
+
+
+def _query(prompt: Prompt | Asked, span: str, ids: Mapping[str, Tensor]) -> Tensor:
+    options, span = prompt.options, _span_for(span, prompt.options)
+    if options and span in PUBLISHED:
+        texts = dict(zip(PUBLISHED, (" ".join(options), f"Options: {lettered(options)}"), strict=True))
+        return torch.tensor(prompt.tokenizer(texts[span])["input_ids"])
+    if span not in ids:
+        known = [*ids, *(PUBLISHED if options else ())]
+        why = "" if options else " (it has no options)"
+        raise KeyError(f"this prompt has no span {span!r}{why}; it has {', '.join(known)}")
+    return ids[span]
 
 
 def build(
@@ -73,6 +98,8 @@ def build(
     context: str | None = None,
     options: Sequence[str] = (),
     answer: AnswerAs | None = None,
+    style: Style = "scienceqa",
+    instruction: str | None = None,
 ) -> Prompt:
     """Put a question about images into the model's own words.
 
@@ -80,17 +107,35 @@ def build(
         opened image, or a list of them, or None.
     context, options: as in ScienceQA; with options the wording is ScienceQA's, without it is the bare question.
     answer: how to answer options: with the "letter" (default) or the "text"; "free" adds no instruction.
+    style, instruction: see :func:`simignore.wording.wording`.
     Raises ValueError for an empty question, for more options than letters, for an image that cannot be read, and for a
     processor without a fast tokenizer (where the spans are cannot be told then).
     """
     opened = tuple(open_image(image) for image in _as_list(images))
-    content, pieces = wording(question, context=context, options=options, answer=answer)
+    content, pieces = wording(
+        question, context=context, options=options, answer=answer, style=style, instruction=instruction
+    )
     mark, inputs = _processed(processor, content, opened)
     text = rendered(processor, content, len(opened), mark)
     spans = _spans(
         processor, (text, content), pieces, inputs["input_ids"][0], rendered(processor, _WORD, len(opened), mark)
     )
     return Prompt(inputs, text, opened, spans, tuple(option.strip() for option in options), processor.tokenizer)
+
+
+def phrase(
+    processor: Any, images: int, question: str, *, options: Sequence[str] = (), mark: str = "", **words: Any
+) -> Asked:
+    """The words of a prompt about this many images, without the images.
+
+    words: as for :func:`build`. mark: what stands for an image where the processor has no chat template, see :func:`marks`.
+    """
+    content, pieces = wording(question, options=options, **words)
+    text = rendered(processor, content, images, mark)
+    ids, spans = _tokens(processor, (text, content), pieces, rendered(processor, _WORD, images, mark))
+    told = torch.tensor(ids, dtype=torch.long)
+    chosen = tuple(option.strip() for option in options)
+    return Asked(text, {name: told[tokens] for name, tokens in spans.items()}, chosen, processor.tokenizer)
 
 
 def rendered(processor: Any, content: str, images: int, mark: str = "") -> str:
@@ -184,6 +229,21 @@ def _begin(text: str, content: str, other: str) -> int | None:
 def _spans(processor: Any, said: tuple[str, str], pieces: Pieces, ids: Tensor, other: str) -> dict[str, Tensor]:
     """Places in ``ids`` of each span, through the tokenizer's character offsets. said: the rendered prompt and the user's text
     in it; other: see :func:`_begin`."""
+    plain, spans = _tokens(processor, said, pieces, other)
+    places = _matched(plain, ids.tolist())
+    found = {}
+    for name, tokens in spans.items():
+        own = [places[token] for token in tokens]
+        if name != "prompt" and any(place is None for place in own):
+            raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
+        found[name] = torch.tensor([place for place in own if place is not None], dtype=torch.long)
+    return found
+
+
+def _tokens(
+    processor: Any, said: tuple[str, str], pieces: Pieces, other: str
+) -> tuple[list[int], dict[str, list[int]]]:
+    """The ids of the rendered prompt's own tokens, no image among them, and for each span which of them are in it."""
     text, content = said
     tokenizer = processor.tokenizer
     start = _begin(text, content, other)
@@ -196,25 +256,15 @@ def _spans(processor: Any, said: tuple[str, str], pieces: Pieces, ids: Tensor, o
         encoded = tokenizer(text, return_offsets_mapping=True)
     except NotImplementedError as error:
         raise ValueError("the processor's tokenizer gives no character offsets; load a fast tokenizer") from error
-    plain = list(zip(encoded["input_ids"], encoded["offset_mapping"], strict=True))
-    places = _matched([token for token, _ in plain], ids.tolist())
-    offsets = [offset for _, offset in plain]
+    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
 
-    def inside(ranges: list[tuple[int, int]]) -> Tensor:
-        found = [
-            i
-            for i, (a, b) in enumerate(offsets)
-            if any(a < start + end and b > start + begin for begin, end in ranges) and a < b
-        ]
-        if any(places[i] is None for i in found):
-            raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
-        return torch.tensor([places[i] for i in found], dtype=torch.long)
+    def inside(ranges: list[tuple[int, int]]) -> list[int]:
+        spans = [(start + begin, start + end) for begin, end in ranges]
+        return [i for i, (a, b) in enumerate(offsets) if a < b and any(a < end and b > begin for begin, end in spans)]
 
     special = set(tokenizer.all_special_ids)
-    spans = {name: inside(ranges) for name, ranges in pieces.items()}
-    text_places = [places[i] for i, (token, _) in enumerate(plain) if token not in special and places[i] is not None]
-    spans["prompt"] = torch.tensor(text_places, dtype=torch.long)
-    return spans
+    found = {name: inside(ranges) for name, ranges in pieces.items()}
+    return ids, found | {"prompt": [i for i, token in enumerate(ids) if token not in special]}
 
 
 def _matched(plain: list[int], ids: list[int]) -> list[int | None]:

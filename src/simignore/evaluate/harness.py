@@ -1,0 +1,229 @@
+"""Ask a model all questions of a benchmark, with all image tokens or under a method; runs can be stopped and resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from simignore.evaluate.answering import Answerer, Batch, Told, looks
+from simignore.evaluate.benchmark import Benchmark, Item, report
+from simignore.evaluate.folder import Folder
+from simignore.evaluate.surroundings import surroundings
+from simignore.methods import Method
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """All answers of one run and what they amount to. rows: as in ``predictions.jsonl``; metrics: as in ``metrics.json``."""
+
+    items: list[Item]
+    rows: list[Row]
+    metrics: dict[str, Any]
+
+    @property
+    def scores(self) -> list[float]:
+        """How right each answer is, from 0 to 1, in the order of the questions."""
+        return [row["score"] for row in self.rows]
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    benchmark: Benchmark,
+    method: Method | None = None,
+    *,
+    items: Sequence[Item] | None = None,
+    limit: int | None = None,
+    batch: int = 16,
+    folder: Path | None = None,
+    name: str = "",
+    tick: Callable[[int], None] = lambda count: None,
+) -> Result:
+    """Answer a benchmark's questions and score them.
+
+    items: the questions, where they were read before; limit: how many of them else. batch: questions at once. folder: where the
+    run is kept and resumed from; None keeps it in memory. name: of the model, for the record. tick: told how many more
+    questions are answered.
+    Raises ValueError for an empty benchmark, ids that occur twice, a folder of another run, and what the method refuses.
+    """
+    asked = benchmark.chosen(limit) if items is None else list(items)
+    folders = {} if folder is None else {"": folder}
+    return sweep(model, processor, benchmark, {"": method}, asked, batch=batch, folders=folders, name=name, tick=tick)[
+        ""
+    ]
+
+
+def sweep(
+    model: Any,
+    processor: Any,
+    benchmark: Benchmark,
+    methods: Mapping[str, Method | None],
+    items: Sequence[Item],
+    *,
+    batch: int = 16,
+    folders: Mapping[str, Path] = MappingProxyType({}),
+    name: str = "",
+    tick: Callable[[int], None] = lambda count: None,
+) -> dict[str, Result]:
+    """Answer the same questions under several methods (None: all image tokens), batch by batch: the images of a batch are read
+    and prepared once for all of them, and encoded once for those that do not look into the vision tower.
+
+    methods: by the name of their row. folders: where rows are kept and resumed from, by the same names. Otherwise like
+    :func:`evaluate`.
+    """
+    if batch < 1:
+        raise ValueError(f"batch {batch}: at least 1 question has to be asked at once")
+    answerer = Answerer(model, processor, benchmark)
+    runs = {}
+    try:
+        for row_name, method in methods.items():
+            runs[row_name] = _Run(answerer, method, items, batch, folders.get(row_name), name)
+            tick(len(runs[row_name].rows))
+        starts = sorted({start for run in runs.values() for start in range(len(run.rows), len(items), batch)})
+        parts = [items[start : start + batch] for start in starts]
+        for start, ready in zip(starts, batches(answerer, parts), strict=True):
+            waiting = [run for run in runs.values() if len(run.rows) == start]
+            if sum(not looks(run.method) for run in waiting) > 1:
+                ready = answerer.see(ready)
+            for run in waiting:
+                run.go_on(ready)
+                tick(len(ready.asked))
+        return {row_name: run.result() for row_name, run in runs.items()}
+    finally:
+        for run in runs.values():
+            run.close()
+
+
+class _Run:
+    """One method's way through the questions."""
+
+    def __init__(
+        self,
+        answerer: Answerer,
+        method: Method | None,
+        items: Sequence[Item],
+        batch: int,
+        folder: Path | None,
+        name: str,
+    ) -> None:
+        self.answerer, self.method, self.items = answerer, method, items
+        self.folder: Folder | None = None
+        self.rows: list[Row] = []
+        self.seconds = 0.0
+        if folder is not None:
+            known = identity(answerer.model, answerer.benchmark, method, items, batch, name)
+            self.folder = Folder(folder, known, surroundings(answerer.model))
+            try:
+                self.rows = self.folder.answered([item.id for item in items], batch)
+            except BaseException:
+                self.folder.close()
+                raise
+        self.resumed = len(self.rows)
+
+    def go_on(self, batch: Batch) -> None:
+        """Answer the next batch."""
+        began = time.perf_counter()
+        told = self.answerer.answer(batch, self.method)
+        part = self.items[len(self.rows) : len(self.rows) + len(told)]
+        new = [row(self.answerer.benchmark, item, one) for item, one in zip(part, told, strict=True)]
+        if self.folder:
+            self.folder.add(new)
+        self.rows += new
+        self.seconds += time.perf_counter() - began
+
+    def result(self) -> Result:
+        """All answers; their figures are written if they are not there."""
+        figures = summary(self.answerer.benchmark, self.items, self.rows)
+        if self.folder and (self.resumed < len(self.rows) or not self.folder.finished):
+            answered = len(self.rows) - self.resumed
+            self.folder.finish({**figures, "last_start": {"seconds": round(self.seconds, 2), "questions": answered}})
+        return Result(list(self.items), self.rows, figures)
+
+    def close(self) -> None:
+        if self.folder:
+            self.folder.close()
+
+
+def batches(answerer: Answerer, parts: Sequence[Sequence[Item]]) -> Iterator[Batch]:
+    """Batch after batch; the next one's images are read while the model answers."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(answerer.ready, parts[0]) if parts else None
+        for following in [*parts[1:], None]:
+            if coming is None:
+                return
+            ready = coming.result()
+            coming = None if following is None else reader.submit(answerer.ready, following)
+            yield ready
+
+
+def row(benchmark: Benchmark, item: Item, told: Told) -> Row:
+    """One line of ``predictions.jsonl``."""
+    found: Row = {
+        "id": item.id,
+        "told": told.text,
+        "answer": item.answer,
+        "score": benchmark.score(item, told.text),
+        "groups": dict(item.groups),
+    }
+    tokens = {"image_tokens": told.image_tokens, "kept": told.kept, "held": told.held}
+    return found | {name: value for name, value in tokens.items() if value is not None}
+
+
+def summary(benchmark: Benchmark, items: Sequence[Item], rows: Sequence[Row]) -> dict[str, Any]:
+    """What ``metrics.json`` says, from the lines alone."""
+    found = report(benchmark, items, [one["told"] for one in rows], [one["score"] for one in rows])
+    for name in ("image_tokens", "kept", "held"):
+        if counts := [one[name] for one in rows if name in one]:
+            found[name] = round(statistics.fmean(counts), 3)
+    return {"benchmark": benchmark.name, "version": benchmark.version, **found}
+
+
+def identity(
+    model: Any, benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int, name: str
+) -> dict[str, Any]:
+    """Everything that the answers depend on, apart from versions and hardware."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps([item.id, benchmark.words(item), item.answer], default=str, sort_keys=True).encode())
+        for image in item.images:
+            if isinstance(image, Path):
+                digest.update(f"{image.name} {image.stat().st_size}".encode())
+    weights = next(model.parameters())
+    return {
+        "benchmark": repr(benchmark),
+        "version": benchmark.version,
+        "questions": len(items),
+        "questions_sha256": digest.hexdigest(),
+        "model": name or getattr(model, "name_or_path", "") or type(model).__name__,
+        "weights_sha256": fingerprint(model),
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "device": weights.device.type,
+        "attention": getattr(model.config, "_attn_implementation", None),
+        "method": None if method is None else repr(method),
+        "batch": batch,
+        "generation": {"do_sample": False, "max_new_tokens": benchmark.max_new_tokens},
+    }
+
+
+def fingerprint(model: Any) -> str:
+    """A digest that tells models apart: of every parameter's name, shape and first values."""
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        with suppress(RuntimeError, TypeError, NotImplementedError):  # quantised kinds
+            digest.update(value.detach().flatten()[:64].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+__all__ = ["Result", "evaluate", "fingerprint", "identity", "row", "summary", "sweep"]

@@ -1,0 +1,37 @@
+"""What figures depend on beside their settings: versions, hardware, time and command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+
+def surroundings(model: Any = None) -> dict[str, Any]:
+    """Versions, machine, device, the command line and the time, in plain types."""
+    import torch
+    import transformers
+
+    from simignore import __version__
+
+    device = None if model is None else next(model.parameters()).device
+    gpu = torch.cuda.get_device_name(device) if device is not None and device.type == "cuda" else None
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]]),
+        "versions": {
+            "simignore": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "hardware": {
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": gpu,
+        },
+    }
