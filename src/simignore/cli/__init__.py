@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, convert, doctor, list
+from simignore.cli import ask, compare, convert, doctor, evaluate, list, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,9 @@ app = typer.Typer(
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 

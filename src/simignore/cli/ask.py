@@ -15,7 +15,7 @@ from simignore.cli.errors import Debug, readable
 from simignore.cli.options import make_method, read_keep, read_layer, read_options, read_settings
 
 if TYPE_CHECKING:
-    from simignore.cli.compare import Comparison
+    from simignore.cli.beside import Comparison
 
 EXAMPLE = "example"
 EXAMPLES = 'Example: simignore ask photo.jpg "What colour is the bus?" --options "red,blue" --keep 0.25 --out kept.png'
@@ -94,7 +94,7 @@ def ask(
         from simignore.cli.models import load
 
         loaded, processor = load(model, device, dtype)
-    from simignore.cli.compare import compare, report
+    from simignore.cli.beside import compare, report
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]
     with waiting(f"answering, and timing {runs} runs of each", quiet=as_json):
@@ -139,7 +139,7 @@ def images_and_question(
 
 def _drawn(out: Path, compared: Comparison, processor: Any, question: str, subtitle: str) -> Path | None:
     """Save the picture; None, with a word why, where the image tokens of a model have no places to draw them at."""
-    from simignore.cli.compare import picture
+    from simignore.cli.beside import picture
     from simignore.cli.errors import complain
 
     try:

@@ -1,166 +1,147 @@
-"""The same prompt with and without a method, side by side: answers, tokens, time and memory as one plain report."""
+"""``simignore compare``: many methods and budgets on the same questions, as one table."""
 
 from __future__ import annotations
 
-import math
-import platform
-from dataclasses import dataclass
-from statistics import median
-from typing import TYPE_CHECKING, Any
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
 
-if TYPE_CHECKING:
-    from PIL import Image
+import typer
 
-    from simignore.methods import Method
-    from simignore.prompt import Prompt
-    from simignore.types import Answer, Trace
+from simignore.cli.benchmarks import Data, Images, Limit, Name, Seed, Settings, first_prompt, make_benchmark, progress
+from simignore.cli.errors import Debug, readable
+from simignore.cli.options import make_method, read_keep, read_settings
+
+EXAMPLES = (
+    "Example: simignore compare scenes --limit 280 --methods simignore,fastv,visionzip --keep 49,25 --out runs/all"
+)
+
+_run = partial(typer.Option, rich_help_panel="Model and runs")
+_method = partial(typer.Option, rich_help_panel="Methods")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two answers to one prompt, and the timed runs behind the figures.
+@readable
+def compare(
+    benchmark: Name,
+    data: Data = None,
+    images: Images = None,
+    settings: Settings = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    methods: Annotated[
+        str,
+        _method(help="Names of `simignore list`, separated by commas, or `all`. Full, random and pooled come along."),
+    ] = "simignore,simignore2,fastv,visionzip,divprune",
+    keep: Annotated[
+        str, _method(help="Budgets, separated by commas: counts (192,128,64) or fractions (0.25,0.125).")
+    ] = "0.25,0.125",
+    set_: Annotated[
+        list[str] | None,
+        _method("--set", metavar="METHOD.NAME=VALUE", help="An option of one method (fastv.layer=5); repeatable."),
+    ] = None,
+    equal_cost: Annotated[
+        bool, _method(help="Also give dearer methods fewer tokens, so that their prefill costs no more.")
+    ] = True,
+    model: Annotated[str | None, _run(help="Folder or Hugging Face name; default: the bundled model.")] = None,
+    batch: Annotated[int, _run(min=1, help="Questions asked at once.")] = 16,
+    device: Annotated[str, _run(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, _run(help="auto, float32, bfloat16, float16, or 4bit (needs bitsandbytes).")] = "auto",
+    rounds: Annotated[
+        int, _run("--cost-rounds", min=0, help="Timed runs of one prompt, all methods in turn; 0 for no costs.")
+    ] = 5,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for all runs and comparison.json; what was stopped goes on. Default: nothing is kept."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compare methods on the same questions: beside all image tokens, chance (three seeds) and pooling.
 
-    full, reduced: the answers without and with the method. timed: pairs (full, reduced) of runs of one new token.
+    Every difference comes with the paired bootstrap's 95 % interval over these questions. Methods whose prefill costs more
+    than dropping as many tokens before the decoder stand a second time with fewer tokens, at equal cost.
     """
+    budgets = [_budget(word) for word in keep.split(",")]
+    asked = make_benchmark(benchmark, data, images, seed, settings)
+    from simignore.evaluate.benchmark import check_images
+    from simignore.evaluate.compare import at_equal_cost, entries
+    from simignore.evaluate.compare import compare as run
 
-    prompt: Prompt
-    method: Method
-    full: Answer
-    reduced: Answer
-    timed: list[tuple[Answer, Answer]]
+    every = entries(_methods(methods, set_ or []), budgets)
+    items = asked.chosen(limit)
+    check_images(items)
+    from simignore.cli.models import load
 
-    @property
-    def trace(self) -> Trace:
-        """What the method did to the answer that is shown."""
-        if self.reduced.trace is None:
-            raise RuntimeError("the reduced answer was made without a method")
-        return self.reduced.trace
+    loaded, processor = load(model, device, dtype)
+    prompt = first_prompt(processor, asked, items)
+    if prompt is not None and equal_cost:
+        every += at_equal_cost(loaded, prompt, every, _image_tokens(loaded, processor, prompt))
+    with progress(asked.title, len(items) * sum(not entry.impossible for entry in every), as_json) as tick:
+        rows = run(
+            loaded,
+            processor,
+            asked,
+            every,
+            items,
+            batch=batch,
+            folder=out,
+            name=model or "tiny",
+            prompt=prompt if rounds else None,
+            rounds=rounds,
+            tick=tick,
+        )
+    found: dict[str, Any] = {
+        "benchmark": repr(asked),
+        "main": asked.main,
+        "model": model or "tiny",
+        **_surroundings(loaded),
+        "rows": rows,
+    }
+    if out is not None:
+        from simignore.evaluate.folder import write_json
+
+        write_json(out / "comparison.json", found)
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        from simignore.cli.results import show_comparison
+
+        show_comparison(asked, found, out)
 
 
-def compare(model: Any, processor: Any, prompt: Prompt, method: Method, runs: int, tokens: int) -> Comparison:
-    """Answer with and without ``method``, then time the prefill of both, one after the other ``runs`` times.
+def _budget(word: str) -> int | float:
+    budget = read_keep(word)
+    if not isinstance(budget, int | float):
+        raise ValueError(f"--keep {word!r}: methods are compared at counts or fractions, not at rules")
+    return budget
 
-    The answers, of at most ``tokens`` tokens, are the warm-up. The method goes first, so that a setting that does not
-    fit is told before the long run. Raises ValueError for fewer than one run or token, and what the method refuses.
-    """
+
+def _methods(typed: str, settings: list[str]) -> list[Any]:
+    """The methods that were typed, with their own options. Raises KeyError for unknown names, ValueError for options of a
+    method that is not compared."""
+    from simignore.methods import METHODS
+
+    stills = [name for name, kind in METHODS.items() if not kind.video]
+    names = stills if typed.strip() == "all" else [name.strip() for name in typed.split(",") if name.strip()]
+    given: dict[str, dict[str, Any]] = {}
+    for pair in settings:
+        name, dot, rest = pair.partition(".")
+        if not dot or name not in names:
+            raise ValueError(f"--set {pair!r}: write METHOD.NAME=VALUE for one of {', '.join(names)}")
+        given.setdefault(name, {}).update(read_settings([rest]))
+    return [make_method(name, None, given[name]) if name in given else name for name in names]
+
+
+def _image_tokens(model: Any, processor: Any, prompt: Any) -> int:
     from simignore.answer import ask
 
-    for name, value in (("--runs", runs), ("--max-new-tokens", tokens)):
-        if value < 1:
-            raise ValueError(f"{name} {value}: at least 1 is needed")
-    reduced = ask(model, processor, prompt, method, max_new_tokens=tokens)
-    full = ask(model, processor, prompt, max_new_tokens=tokens)
-    timed = [
-        (ask(model, processor, prompt, max_new_tokens=1), ask(model, processor, prompt, method, max_new_tokens=1))
-        for _ in range(runs)
-    ]
-    return Comparison(prompt, method, full, reduced, timed)
+    return ask(model, processor, prompt, max_new_tokens=1).image_tokens
 
 
-def report(c: Comparison, model: Any, processor: Any) -> dict[str, Any]:
-    """Everything that is known about a comparison, in plain types: seconds, bytes, tokens. ``--json`` prints it."""
-    full, reduced = ([pair[side] for pair in c.timed] for side in (0, 1))
-    prefill = median(run.prefill for run in full), median(run.prefill for run in reduced)
-    selection, trace = c.trace.selections[0], c.trace
-    score = None if selection.score is None else [_number(x) for x in selection.score[0].tolist()]
-    weights = next(model.parameters())
-    return {
-        "versions": versions(),
-        "device": str(weights.device),
-        "dtype": str(weights.dtype).removeprefix("torch."),
-        "prompt": c.prompt.text,
-        "method": repr(c.method),
-        "compared_with": compared_with(c.method, c.prompt),
-        "answer": {"full": c.full.text, "reduced": c.reduced.text},
-        "image_tokens": {"full": c.full.image_tokens, "reduced": c.reduced.kept},
-        "prompt_tokens": {"full": trace.tokens_before[0], "reduced": trace.tokens_after[0]},
-        "prefill_seconds": {"full": prefill[0], "reduced": prefill[1]},
-        "prefill_ratio": prefill[1] / prefill[0],
-        "selection_seconds": median(run.selection for run in reduced),
-        "runs": len(c.timed),
-        "cache_bytes": {"full": full[0].cache_bytes, "reduced": reduced[0].cache_bytes},
-        "grids": [list(grid.size) for grid in trace.patches[0].grids[0]],
-        "kept": selection.index[0][selection.valid[0]].tolist(),
-        "score": score,
-        "score_kind": None if score is None else score_kind(c.method),
-        "notes": [*(note.partition(": ")[2] for note in trace.notes), *cropped(c, processor)],
-    }
+def _surroundings(model: Any) -> dict[str, Any]:
+    from simignore.evaluate.surroundings import surroundings
 
-
-def cropped(c: Comparison, processor: Any) -> list[str]:
-    """What to know about images whose sides the processor cuts off, as LLaVA-1.5's does with those that are not square."""
-    from simignore.places import locate
-
-    try:
-        places = [place for place in locate(c.trace.patches[0], list(c.prompt.images), processor) if place is not None]
-    except ValueError:
-        return []
-    notes = []
-    for number, image in enumerate(c.prompt.images):
-        boxes = [place.box for place in places if place.picture == number]
-        left, top = (min((box[side] for box in boxes), default=0) for side in (0, 1))
-        right, bottom = (
-            max((box[side] for box in boxes), default=end) for side, end in ((2, image.width), (3, image.height))
-        )
-        seen = round(min(right, image.width) - max(left, 0)), round(min(bottom, image.height) - max(top, 0))
-        if seen[0] < 0.98 * image.width or seen[1] < 0.98 * image.height:
-            notes.append(f"of the {image.width} x {image.height} image the model sees {seen[0]} x {seen[1]} only")
-    return notes
-
-
-def picture(c: Comparison, processor: Any, question: str, subtitle: str = "") -> Image.Image:
-    """What was kept, drawn on the images as the model saw them. Raises ValueError where they have no places."""
-    from simignore.figures import draw
-
-    return draw(
-        c.trace,
-        list(c.prompt.images),
-        processor,
-        question=question,
-        subtitle=subtitle,
-        answers=[
-            (f"all {c.full.image_tokens} image tokens", c.full.text),
-            (f"{c.reduced.kept} image tokens", c.reduced.text),
-        ],
-        method=str(c.method),
-        score=score_kind(c.method),
-        mark_lowest=c.method.within == "sample",
-    )
-
-
-def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:
-    """The part of the prompt that image tokens are compared with, None for a method that looks at no text."""
-    from simignore.answer import span_of
-
-    if not any("text" in cut.needs for cut in method.cuts()):
-        return None
-    span = prompt.span_for(span_of(method))
-    return {"span": span, "tokens": len(prompt.query(span))}
-
-
-def score_kind(method: Method) -> str:
-    """What a method's scores are, with their unit, as a picture's caption says it."""
-    cut = method.cuts()[0]
-    if (kind := getattr(cut, "similarity", None)) is not None:
-        return {"cosine": "cosine similarity", "dot": "dot product"}.get(kind, f"minus {kind} distance")
-    return "attention of the last prompt token" if "attention" in cut.needs else "score"
-
-
-def versions() -> dict[str, str]:
-    """What the figures were measured with."""
-    import torch
-    import transformers
-
-    from simignore import __version__
-
-    return {
-        "simignore": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
+    return surroundings(model)

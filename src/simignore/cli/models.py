@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
 BUNDLED = "tiny"
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+_DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 _DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -18,14 +18,18 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
     """A model in eval mode and its processor.
 
     name: None or "tiny" for the bundled model, else a folder or a hub name. device: "auto" takes a GPU if there is one.
-    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU.
+    dtype: "auto" is float32 on a CPU and the checkpoint's own on a GPU; "4bit" quantises weights to NF4 as they are read, by
+        bitsandbytes, and computes in bfloat16.
     Raises UnsupportedModelError (a ValueError) for a model that takes no images, before any weights are read;
     ValueError for a device or dtype that is not there; OSError or ValueError, naming it, for what cannot be loaded.
     """
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # ours shows that something is going on
-    where, kind = _device(device), _dtype(dtype)
+    where, four = _device(device), dtype == "4bit"
+    if four:
+        _check_four_bits(name, where)
+    kind = _dtype("bfloat16" if four else dtype)
     if name is None or name == BUNDLED:
         from simignore import tiny
 
@@ -36,11 +40,29 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
     wanted = kind if kind is not None else "auto" if where == "cuda" else _dtype("float32")
     try:
         processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=wanted)
+        more = {"quantization_config": _four_bits(), "device_map": {"": 0}} if four else {}
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=wanted, **more)
     except Exception as error:  # safetensors, tokenizers and JSON each raise their own
         hint = " (install the torchvision that fits your torch)" if "orchvision" in str(error) else ""
         raise ValueError(f"the model {name!r} cannot be loaded{hint}: {error}") from error
-    return model.to(where).eval(), processor
+    return (model if four else model.to(where)).eval(), processor
+
+
+def _check_four_bits(name: str | None, where: str) -> None:
+    """Refuse 4 bits where they cannot be had, before anything is loaded."""
+    from importlib.util import find_spec
+
+    if name is None or name == BUNDLED:
+        raise ValueError("--dtype 4bit: the bundled model has a few megabytes; leave it out")
+    if where != "cuda" or find_spec("bitsandbytes") is None:
+        raise ValueError("--dtype 4bit needs a GPU and the package bitsandbytes: pip install bitsandbytes")
+
+
+def _four_bits() -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def checked(name: str) -> str:

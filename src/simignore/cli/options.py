@@ -57,13 +57,13 @@ def read_layer(typed: str) -> int | float:
         raise ValueError(f"--layer {typed!r} is neither a layer's number (5) nor a share of the depth (0.5)") from None
 
 
-def read_settings(typed: Sequence[str]) -> dict[str, Any]:
-    """``["similarity=dot", "skip=1"]`` as ``{"similarity": "dot", "skip": 1}``."""
+def read_settings(typed: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """``["similarity=dot", "skip=1"]`` as ``{"similarity": "dot", "skip": 1}``. option: what they were typed behind."""
     settings: dict[str, Any] = {}
     for pair in typed:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"--set {pair!r}: write NAME=VALUE, such as --set similarity=dot")
+            raise ValueError(f"{option} {pair!r}: write NAME=VALUE, such as {option} similarity=dot")
         try:
             settings[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):

@@ -1,0 +1,124 @@
+"""``simignore evaluate``: all questions of a benchmark, under one method, into a folder that can be resumed."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simignore.cli.benchmarks import (
+    Data,
+    Images,
+    Limit,
+    Name,
+    Seed,
+    Settings,
+    first_prompt,
+    make_benchmark,
+    progress,
+)
+from simignore.cli.errors import Debug, readable
+from simignore.cli.options import make_method, read_keep, read_layer, read_settings
+
+if TYPE_CHECKING:
+    from simignore.methods import Method
+
+EXAMPLES = "Example: simignore evaluate scenes --limit 280 --method simignore --keep 0.25 --out runs/simignore"
+NO_METHOD = ("full", "none")
+
+_method = partial(typer.Option, rich_help_panel="Method")
+_run = partial(typer.Option, rich_help_panel="Model and runs")
+
+
+@readable
+def evaluate(
+    benchmark: Name,
+    data: Data = None,
+    images: Images = None,
+    settings: Settings = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    method: Annotated[
+        str | None, _method(help="One of `simignore list`, or `full` for all image tokens; default: simignore.")
+    ] = None,
+    preset: Annotated[str | None, _method(help="A published setting instead of a method and its options.")] = None,
+    keep: Annotated[
+        str | None, _method(help="How many image tokens: 64, a fraction (0.25, 25%), or a rule: 'Mass(0.9)'.")
+    ] = None,
+    layer: Annotated[
+        str | None, _method(help="Decoder layer before which to cut: 5, or a share of the depth (0.5).")
+    ] = None,
+    span: Annotated[str | None, _method(help="Part of the prompt to compare with: user, question, ...")] = None,
+    set_: Annotated[
+        list[str] | None, _method("--set", metavar="NAME=VALUE", help="Any other option of the method; repeatable.")
+    ] = None,
+    model: Annotated[str | None, _run(help="Folder or Hugging Face name; default: the bundled model.")] = None,
+    batch: Annotated[int, _run(min=1, help="Questions asked at once.")] = 16,
+    device: Annotated[str, _run(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, _run(help="auto, float32, bfloat16, float16, or 4bit (needs bitsandbytes).")] = "auto",
+    rounds: Annotated[
+        int, _run("--cost-rounds", min=0, help="Timed runs of one prompt, all tokens and method in turn; 0 for none.")
+    ] = 5,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run; a run that was stopped goes on. Default: nothing is kept.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Ask a model all questions of a benchmark and score its answers by the benchmark's own rules.
+
+    With --out the folder gets config.json (everything that the figures depend on), predictions.jsonl (one line per
+    question, as they come) and metrics.json; the same command goes on with a run that was stopped, even killed.
+    """
+    given = {
+        "keep": None if keep is None else read_keep(keep),
+        "layer": None if layer is None else read_layer(layer),
+        "span": span,
+        **read_settings(set_ or []),
+    }
+    chosen = read_method(method, preset, given)
+    asked = make_benchmark(benchmark, data, images, seed, settings)
+    from simignore.evaluate.benchmark import check_images
+
+    items = asked.chosen(limit)
+    check_images(items)
+    from simignore.cli.models import load
+    from simignore.evaluate import evaluate as run
+
+    loaded, processor = load(model, device, dtype)
+    with progress(asked.title, len(items), as_json) as tick:
+        result = run(
+            loaded, processor, asked, chosen, items=items, batch=batch, folder=out, name=model or "tiny", tick=tick
+        )
+    found = {"model": model or "tiny", "method": None if chosen is None else repr(chosen), **result.metrics}
+    if rounds and (prompt := first_prompt(processor, asked, items)) is not None:
+        found["cost"] = _costs(loaded, processor, prompt, chosen, rounds)
+        if out is not None:
+            from simignore.evaluate.folder import write_json
+
+            write_json(out / "cost.json", found["cost"])
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        from simignore.cli.results import show_run
+
+        show_run(asked, found, out)
+
+
+def read_method(name: str | None, preset: str | None, given: dict[str, Any]) -> Method | None:
+    """The method that was typed, None for ``full``. Raises ValueError for ``full`` with options."""
+    if name not in NO_METHOD:
+        return make_method(name, preset, given)
+    if extra := [option for option, value in given.items() if value is not None] + (["preset"] if preset else []):
+        raise ValueError(f"--method {name} keeps all image tokens; leave out {', '.join(f'--{x}' for x in extra)}")
+    return None
+
+
+def _costs(model: Any, processor: Any, prompt: Any, method: Method | None, rounds: int) -> dict[str, Any]:
+    from simignore.evaluate.cost import cost
+
+    cases: dict[str, Method | None] = {"full": None} | ({} if method is None else {"method": method})
+    return cost(model, processor, prompt, cases, rounds)
