@@ -1,26 +1,29 @@
 """How often the bundled model is right with fewer image tokens, on scenes that training never drew.
 
-    python -m benchmarks.scenes --json results/scenes.json
+    python -m benchmarks.scenes --per-kind 2000 --runs /work/run/scenes --json results/scenes.json
 
-Every method answers the same questions, with the options shown and their text asked for. Questions go through
-``model.generate`` in left-padded batches, each sample with its own text to compare image tokens with. Methods that cut inside
-the decoder hold more image tokens in the layers before, so ``held``, the mean over all layers, stands beside what they keep.
+Every method answers the same questions, with the options shown and their text asked for, through `simignore.evaluate`. Methods
+that cut inside the decoder hold more image tokens in the layers before, so ``held``, the mean over all layers, stands beside
+what they keep. ``hits`` packs which questions a row has right (numpy.packbits, base64), in the order of
+`Scenes(per_kind=N).items()`, so that any two rows can be compared question by question.
 
-    python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json
+Any beginning of the questions has all kinds alike, so a run that is stopped is a smaller run: ``--collect`` writes the figures
+of those questions that all rows have answered. Budgets can be run side by side (``--keep 0.125``) into the same ``--runs``.
+
+    python -m benchmarks.scenes --ablation --seed 3 --runs /work/run/ablation --json results/ablation.json
 
 takes ``Simignore2`` apart instead: text, the tower's attention, diversity, merging and positions, each with and without.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 from rich.console import Console
@@ -29,6 +32,8 @@ from rich.table import Table
 
 from benchmarks.measure import save, surroundings
 from simignore import tiny
+from simignore.evaluate import BENCHMARKS, paired, share, sweep
+from simignore.evaluate.folder import PREDICTIONS, read_jsonl
 from simignore.methods import (
     METHODS,
     CDPruner,
@@ -42,24 +47,12 @@ from simignore.methods import (
     Simignore,
     Simignore2,
 )
-from simignore.parts import parts
-from simignore.prompt import Prompt, build
-from simignore.tiny.evaluate import APART, share
 from simignore.tiny.model import scale_of
-from simignore.tiny.questions import KINDS, Question, ask_surely
-from simignore.tiny.scenes import SPLITS, render, sample_scene
+from simignore.tiny.questions import KINDS
 
 KEEPS, SEEDS, SPANS = (1 / 8, 1 / 16, 1 / 32, 1 / 64), (0, 1, 2), ("question", "question+options")
+CHANCE = f"Random, {len(SEEDS)} seeds"
 console = Console(width=200)
-
-
-@dataclass(frozen=True)
-class Item:
-    """One question about a scene of its own."""
-
-    kind: str
-    scene: int
-    asked: Question
 
 
 @dataclass(frozen=True)
@@ -70,13 +63,20 @@ class Row:
     keep: float
     method: Method | None = None
 
+    @property
+    def key(self) -> str:
+        """The name of its run folder."""
+        seed = f"-{self.method.seed}" if isinstance(self.method, Random) and self.method.layer is None else ""
+        words = "".join(c if c.isalnum() else "-" for c in f"{self.label} {self.keep:g}{seed}".lower())
+        return "-".join(part for part in words.split("-") if part)
+
 
 def rows() -> list[Row]:
     """All that is compared: everything kept; then, for each budget, chance and FastV in the decoder's middle, and every
     method with its published settings, text-guided ones by the question, Simignore also with its options."""
     found = [Row("all image tokens", 1.0)]
     for keep in KEEPS[:3]:
-        found += [Row(f"Random, {len(SEEDS)} seeds", keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
+        found += [Row(CHANCE, keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [Row("Random, half-way", keep, Random(keep=keep, layer=0.5))]
         found += [Row("FastV, half-way", keep, FastV(keep=keep, layer=0.5))]  # where this decoder reads the image
         for kind in METHODS.values():
@@ -96,7 +96,7 @@ def ablation() -> list[Row]:
     for keep in KEEPS[2:]:
         text, seen = Simignore(keep=keep, span="question"), FasterVLM(keep=keep)
         both, whole = Product(text, seen), Simignore2(keep=keep, span="question")
-        found += [Row(f"Random, {len(SEEDS)} seeds", keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
+        found += [Row(CHANCE, keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [
             Row("text x attention x diversity (Simignore2)", keep, whole),
             Row("text x attention", keep, both),
@@ -119,83 +119,49 @@ def ablation() -> list[Row]:
     return found
 
 
-def items(per_kind: int, seed: int = 0) -> list[Item]:
-    """``per_kind`` questions of each kind about scenes of the test split, the same ones for the same seed."""
-    scenes = iter(SPLITS["test"][seed * APART : (seed + 1) * APART])
-    rng = random.Random(f"benchmarks.scenes/{seed}")
-    found = []
-    for kind in KINDS:
-        asked = ((scene, ask_surely(kind, sample_scene(scene), rng)) for scene in scenes)
-        some = (Item(kind, scene, question) for scene, question in asked if question is not None)
-        found += [item for item, _ in zip(some, range(per_kind), strict=False)]
-    if len(found) != per_kind * len(KINDS):
-        raise typer.BadParameter(f"--per-kind {per_kind} needs more scenes than the {APART:,} of one seed")
-    return found
+def collected(runs: Path, compared: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows that have begun, on the questions that all of them have answered. Raises ValueError if there are none."""
+    begun = {row: _lines(runs / row.key) for row in compared if (runs / row.key / PREDICTIONS).exists()}
+    if not begun:
+        raise ValueError(f"{runs} holds no run of these rows")
+    count = min(map(len, begun.values())) // len(KINDS) * len(KINDS)
+    if not count:
+        raise ValueError(f"in {runs} some row has answered no {len(KINDS)} questions yet")
+    lines = {row: told[:count] for row, told in begun.items()}
+    scores = {row: [line["score"] for line in told] for row, told in lines.items()}
+    chance = {
+        keep: np.mean([scores[row] for row in scores if row.keep == keep and row.label == CHANCE], axis=0).tolist()
+        for keep in {row.keep for row in scores if row.label == CHANCE}
+    }
+    return [_measured(row, lines[row], scores[row], chance.get(row.keep)) for row in lines]
 
 
-def answers(model: Any, processor: Any, some: Sequence[Item], method: Method | None) -> tuple[list[str], list[float]]:
-    """The model's answers to one left-padded batch of questions, under ``method`` if one is given, and how many image tokens
-    the decoder held for each, mean over its layers."""
-    prompts = [question_prompt(processor, item, scale_of(model)) for item in some]
-    images = [image for prompt in prompts for image in prompt.images]
-    inputs = processor(text=[prompt.text for prompt in prompts], images=images, padding=True, return_tensors="pt")
-    inputs = inputs.to(model.device)
-    if not bool(inputs["attention_mask"][:, -1].all()):
-        raise ValueError("the processor pads on the right, and generation reads on; set tokenizer.padding_side='left'")
-    query = [prompt.query(getattr(method, "span", "user")) for prompt in prompts]
-    with torch.inference_mode(), method(model, query=query) if method else nullcontext() as trace:
-        output = model.generate(**inputs, do_sample=False)
-    told = processor.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return [text.strip() for text in told], _held(trace, len(parts(model).layers)) if trace else []
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    return [line for _, line in read_jsonl(folder / PREDICTIONS)]
 
 
-def _held(trace: Any, layers: int) -> list[float]:
-    """Image tokens of each sample, mean over the decoder's layers."""
-    held = [[len([n for n in own if n >= 0]) for own in trace.patches[0].grid.tolist()]] * layers
-    for step in trace.steps[0]:
-        first = 0 if step.site == "projector" else int(step.site[1])
-        held[first:] = [step.selection.count.tolist()] * (layers - first)
-    return [sum(column) / layers for column in zip(*held, strict=True)]
-
-
-def question_prompt(processor: Any, item: Item, scale: int) -> Prompt:
-    """The prompt of one question about its scene, options shown and their text asked for."""
-    image, _ = render(sample_scene(item.scene), scale)
-    asked = item.asked
-    return build(processor, image, asked.question, context=asked.context, options=asked.options, answer="text")
-
-
-def measured(model: Any, processor: Any, some: Sequence[Item], row: Row, batch: int) -> dict[str, Any]:
-    """One row's right answers, per kind and in all, with Wilson's 95 % interval."""
-    kinds: dict[str, dict[str, int]] = {item.kind: {"right": 0, "asked": 0} for item in some}
-    hits: list[bool] = []
-    held: list[float] = []
-    began = time.perf_counter()
-    for part in _batches(some, batch):
-        told_all, counts = answers(model, processor, part, row.method)
-        held += counts
-        for item, told in zip(part, told_all, strict=True):
-            hits.append(told == item.asked.answer)
-            kinds[item.kind]["asked"] += 1
-            kinds[item.kind]["right"] += hits[-1]
-    scored = share(hits)
+def _measured(
+    row: Row, lines: Sequence[Mapping[str, Any]], scores: Sequence[float], chance: Sequence[float] | None
+) -> dict[str, Any]:
+    """One row's right answers, per kind and in all, with intervals, and its difference to chance on the same questions."""
+    kinds = {kind: {"right": 0, "asked": 0} for kind in KINDS}
+    for line, score in zip(lines, scores, strict=True):
+        kinds[line["groups"]["type"]]["asked"] += 1
+        kinds[line["groups"]["type"]]["right"] += int(score)
+    held = [line["held"] for line in lines if "held" in line]
+    whole = share(scores)
     return {
         "method": repr(row.method) if row.method else "None",
         "label": row.label,
         "keep": row.keep,
         "form": "text",
         "kinds": kinds,
-        "accuracy": scored["accuracy"],
-        "low": scored["interval"][0],
-        "high": scored["interval"][1],
-        "questions": len(some),
-        "held": round(sum(held) / len(held), 2) if held else None,
-        "seconds": round(time.perf_counter() - began, 1),
+        **{name: round(whole[name], 5) for name in ("accuracy", "low", "high")},
+        "questions": len(scores),
+        "held": round(float(np.mean(held)), 2) if held else None,
+        "versus_random": None if chance is None or row.label == CHANCE else paired(scores, chance),
+        "hits": base64.b64encode(np.packbits(np.asarray(scores) > 0).tobytes()).decode(),
     }
-
-
-def _batches(some: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    return (some[start : start + size] for start in range(0, len(some), size))
 
 
 def table(found: Sequence[Mapping[str, Any]]) -> Table:
@@ -213,31 +179,44 @@ def table(found: Sequence[Mapping[str, Any]]) -> Table:
 
 def main(
     per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 200,
-    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 56,
     seed: Annotated[int, typer.Option(min=0, max=9, help="Which part of the test split.")] = 0,
+    keep: Annotated[list[float] | None, typer.Option(help="Only these budgets; repeat for several.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     path: Annotated[Path | None, typer.Option("--model", help="Another exported folder than the bundled one.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     take_apart: Annotated[bool, typer.Option("--ablation", help="Take Simignore2 apart instead.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; what was stopped goes on.")] = Path("out/scenes"),
+    collect: Annotated[bool, typer.Option("--collect", help="Ask nothing; write what was answered so far.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
     """Measure the bundled model's accuracy with all image tokens and with fewer, method by method."""
-    model, processor = tiny.load(device=device, dtype=getattr(torch, dtype), path=path)
-    compared = ablation() if take_apart else rows()
+    compared = [row for row in (ablation() if take_apart else rows()) if not keep or row.keep in (*keep, 1.0)]
+    if not collect:
+        model, processor = tiny.load(device=device, dtype=getattr(torch, dtype), path=path)
+        benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind, scale=scale_of(model))  # type: ignore[call-arg]
+        some = benchmark.items()
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task("answers", total=len(compared) * len(some))
+            sweep(
+                model,
+                processor,
+                benchmark,
+                {row.key: row.method for row in compared},
+                some,
+                batch=batch,
+                folders={row.key: runs / row.key for row in compared},
+                tick=lambda count: progress.advance(bar, count),
+            )
     result: dict[str, Any] = {
         **surroundings(torch.device(device)),
         "weights": tiny.fingerprint(path),
         "seed": seed,
-        "rows": [],
+        "dtype": dtype,
+        "rows": collected(runs, compared),
     }
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("questions", total=len(compared) + 1)
-        some = items(per_kind, seed)
-        for row in compared:
-            progress.update(bar, advance=1, description=f"{row.label}, keep {row.keep:g}")
-            result["rows"].append(measured(model, processor, some, row, batch))
-            if json is not None:
-                save(json, result)
+    if json is not None:
+        save(json, result)
     console.print(table(result["rows"]))
 
 

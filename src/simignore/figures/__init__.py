@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from simignore.figures.accuracy import by_group, by_prefill, by_tokens
 from simignore.figures.drawn import draw
 from simignore.figures.kept import kept_picture
 
-__all__ = ["draw", "kept_picture"]
+__all__ = ["by_group", "by_prefill", "by_tokens", "draw", "kept_picture"]

@@ -44,19 +44,14 @@ class Scenes(Benchmark):
             raise ValueError("scenes are drawn, not read; leave out --data and --images")
 
     def items(self) -> list[Item]:
-        return [item for kind in KINDS for item in self._of(kind)]
+        by_kind = [self._of(kind) for kind in KINDS]
+        return [item for turn in zip(*by_kind, strict=True) for item in turn]  # any beginning has all kinds alike
 
     def chosen(self, limit: int | None) -> list[Item]:
-        """All kinds alike: ``limit`` is spread over them."""
+        """The first ``limit``, which have all kinds alike."""
         if limit is None:
             return super().chosen(None)
-        per_kind = min(self.per_kind, -(-limit // len(KINDS)))
-        every = replace(self, per_kind=per_kind).items()
-        ranks = {
-            item.id: (n % per_kind, n) for n, item in enumerate(every)
-        }  # first of all kinds, then second of all kinds
-        kept = set(sorted(ranks, key=ranks.__getitem__)[:limit])
-        return [item for item in every if item.id in kept]
+        return replace(self, per_kind=min(self.per_kind, -(-limit // len(KINDS)))).items()[:limit]
 
     def _of(self, kind: str) -> list[Item]:
         """The questions of one kind. Each kind has its own part of the seed's scenes, and each scene its own draw, so a smaller
