@@ -35,10 +35,7 @@ def gather(folders: Iterable[Path]) -> list[Section]:
             raise OSError(f"there is no folder {folder}; name one that `simignore evaluate` or `compare` wrote (--out)")
         if (folder / COMPARISON).is_file():
             told = read_json(folder / COMPARISON)
-            facts = {
-                name: told[name] for name in ("benchmark", "model", "date", "versions", "hardware") if name in told
-            }
-            found.append(Section(told["benchmark"], told["rows"], facts, [folder]))
+            found.append(Section(told["benchmark"], told["rows"], _facts(told), [folder]))
         elif (folder / CONFIG).is_file():
             if not (folder / METRICS).is_file():
                 raise ValueError(f"the run in {folder} is not finished (no {METRICS}); repeat its command to go on")
@@ -47,6 +44,12 @@ def gather(folders: Iterable[Path]) -> list[Section]:
         else:
             raise ValueError(f"{folder} holds neither {COMPARISON} nor {CONFIG}; name a folder that --out wrote")
     return found + [_runs(benchmark, own) for (benchmark, _), own in singles.items()]
+
+
+def _facts(told: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: told[name] for name in ("benchmark", "model", "dtype", "date", "versions", "hardware") if name in told
+    }
 
 
 def _runs(benchmark: str, folders: list[Path]) -> Section:
@@ -69,9 +72,7 @@ def _runs(benchmark: str, folders: list[Path]) -> Section:
             row["cost"] = _cost(read_json(folder / COST))
         rows.append(row)
     last = configs[folders[-1]]
-    start = last["starts"][-1]
-    facts = {"benchmark": benchmark, "model": last["model"], "dtype": last["dtype"]}
-    return Section(benchmark, rows, facts | {name: start[name] for name in ("date", "versions", "hardware")}, folders)
+    return Section(benchmark, rows, _facts({**last["starts"][-1], **last}), folders)
 
 
 def _cost(costs: dict[str, Any]) -> dict[str, Any]:

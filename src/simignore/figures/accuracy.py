@@ -43,16 +43,26 @@ def by_group(rows: Sequence[Row], kind: str, keep: float | None, title: str = ""
         raise ValueError(f"no row at keep={keep} is grouped by {kind!r}")
     values = list(shown[0]["groups"][kind])
     figure, axis = _blank(title, height=max(3.0, 0.42 * len(values) + 1.6))
-    for row, style in zip(shown, _styles([row["method"] for row in shown]), strict=True):
+    for row, style, aside in zip(
+        shown, _styles([row["method"] for row in shown]), _aside(len(shown), 0.6), strict=True
+    ):
         points = [row["groups"][kind].get(value, {}).get("accuracy") for value in values]
-        known = [(point * 100, place) for place, point in enumerate(points) if point is not None]
+        known = [(point * 100, place + aside) for place, point in enumerate(points) if point is not None]
         axis.plot(*zip(*known, strict=True), **{**style, "linestyle": "none"}, label=row["method"])
     axis.set_yticks(range(len(values)), [value.replace("_", " ") for value in values])
     axis.invert_yaxis()
     axis.set_xlabel("accuracy, %" if keep is None else f"accuracy, % (keep {keep:g})")
-    axis.grid(axis="y", alpha=0.25)
+    axis.grid(axis="x", alpha=0.25)
+    axis.hlines(
+        [place + 0.5 for place in range(len(values) - 1)], *axis.get_xlim(), color="#888888", alpha=0.25, linewidth=0.6
+    )
     _legend(axis)
     return figure
+
+
+def _aside(count: int, width: float) -> list[float]:
+    """Small steps to either side, so that points that coincide stay visible."""
+    return [width * ((n + 0.5) / count - 0.5) for n in range(count)]
 
 
 def _lines(rows: Sequence[Row], along: str, label: str, title: str) -> Figure:
@@ -72,9 +82,11 @@ def _lines(rows: Sequence[Row], along: str, label: str, title: str) -> Figure:
                 va="bottom",
                 size=8,
             )
-    for method, style in zip(methods, _styles(methods), strict=True):
+    reach = [row[along] for row in rows if along in row and row["method"] != FULL]
+    width = 0.03 * ((max(reach) - min(reach)) or max(reach))
+    for method, style, aside in zip(methods, _styles(methods), _aside(len(methods), width), strict=True):
         own = sorted((row for row in rows if row["method"] == method and along in row), key=lambda row: row[along])
-        places, middle = [row[along] for row in own], [row["accuracy"] * 100 for row in own]
+        places, middle = [row[along] + aside for row in own], [row["accuracy"] * 100 for row in own]
         ends = [
             [(row["accuracy"] - row["low"]) * 100 for row in own],
             [(row["high"] - row["accuracy"]) * 100 for row in own],
