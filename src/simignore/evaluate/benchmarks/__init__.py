@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from simignore.evaluate.benchmark import Benchmark
+from simignore.evaluate.benchmarks.pope import Pope
 from simignore.evaluate.benchmarks.scenes import Scenes
 
-BENCHMARKS: dict[str, type[Benchmark]] = {kind.name: kind for kind in (Scenes,)}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    kind.name: kind
+    for kind in (
+        Scenes,
+        Pope,
+    )
+}
 
 __all__ = ["BENCHMARKS"]
