@@ -5,12 +5,14 @@ from __future__ import annotations
 from simignore.evaluate.benchmark import Benchmark
 from simignore.evaluate.benchmarks.pope import Pope
 from simignore.evaluate.benchmarks.scenes import Scenes
+from simignore.evaluate.benchmarks.textvqa import TextVQA
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     kind.name: kind
     for kind in (
         Scenes,
         Pope,
+        TextVQA,
     )
 }
 
