@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simignore.evaluate.benchmark import Benchmark
+from simignore.evaluate.benchmarks.gqa import GQA
 from simignore.evaluate.benchmarks.pope import Pope
 from simignore.evaluate.benchmarks.scenes import Scenes
 from simignore.evaluate.benchmarks.textvqa import TextVQA
@@ -13,6 +14,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
         Scenes,
         Pope,
         TextVQA,
+        GQA,
     )
 }
 
