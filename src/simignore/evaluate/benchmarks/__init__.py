@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simignore.evaluate.benchmark import Benchmark
 from simignore.evaluate.benchmarks.gqa import GQA
+from simignore.evaluate.benchmarks.mmbench import MMBench
 from simignore.evaluate.benchmarks.pope import Pope
 from simignore.evaluate.benchmarks.scenes import Scenes
 from simignore.evaluate.benchmarks.textvqa import TextVQA
@@ -15,6 +16,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
         Pope,
         TextVQA,
         GQA,
+        MMBench,
     )
 }
 
