@@ -5,6 +5,7 @@ from __future__ import annotations
 from simignore.evaluate.benchmark import Benchmark
 from simignore.evaluate.benchmarks.gqa import GQA
 from simignore.evaluate.benchmarks.mmbench import MMBench
+from simignore.evaluate.benchmarks.mme import MME
 from simignore.evaluate.benchmarks.pope import Pope
 from simignore.evaluate.benchmarks.scenes import Scenes
 from simignore.evaluate.benchmarks.textvqa import TextVQA
@@ -17,6 +18,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
         TextVQA,
         GQA,
         MMBench,
+        MME,
     )
 }
 
