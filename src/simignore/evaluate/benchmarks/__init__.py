@@ -7,6 +7,7 @@ from simignore.evaluate.benchmarks.gqa import GQA
 from simignore.evaluate.benchmarks.mmbench import MMBench
 from simignore.evaluate.benchmarks.mme import MME
 from simignore.evaluate.benchmarks.pope import Pope
+from simignore.evaluate.benchmarks.refcoco import RefCOCO
 from simignore.evaluate.benchmarks.scenes import Scenes
 from simignore.evaluate.benchmarks.textvqa import TextVQA
 
@@ -19,6 +20,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
         GQA,
         MMBench,
         MME,
+        RefCOCO,
     )
 }
 

@@ -14,8 +14,10 @@ from simignore.evaluate.benchmark import Benchmark, Item
 T = TypeVar("T")
 
 
-def need(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
+def need(row: Any, name: str, kind: type[T], where: str) -> T:
     """A field of a row, of one kind. where: file and line, for the message. Raises ValueError if it is missing or another."""
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where}: a {type(row).__name__}, not an object with {name!r}; check the file's layout")
     if name not in row:
         raise ValueError(
             f"{where}: {name!r} is missing (there are {', '.join(map(str, row))}); check the file's layout"
@@ -26,7 +28,7 @@ def need(row: Mapping[str, Any], name: str, kind: type[T], where: str) -> T:
     return value
 
 
-def words(row: Mapping[str, Any], name: str, where: str) -> str:
+def words(row: Any, name: str, where: str) -> str:
     """A field that holds text other than blanks."""
     value = need(row, name, str, where)
     if not value.strip():
@@ -34,7 +36,7 @@ def words(row: Mapping[str, Any], name: str, where: str) -> str:
     return value
 
 
-def name_of(row: Mapping[str, Any], name: str, where: str) -> str:
+def name_of(row: Any, name: str, where: str) -> str:
     """A field that tells rows apart: text or a whole number."""
     value = need(row, name, object, where)
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
