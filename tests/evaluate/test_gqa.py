@@ -99,6 +99,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     file = _file(tmp_path, {})
     with pytest.raises(ValueError, match="holds no balanced question"):
         GQA(data=file).items()
+    file.write_text(f'{{"5": {json.dumps(_row())}, "5": {json.dumps(_row())}}}')
+    with pytest.raises(ValueError, match="has '5' more than once"):
+        GQA(data=file).items()
     file.write_text("[]")
     with pytest.raises(ValueError, match="holds a JSON list"):
         GQA(data=file).items()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from simignore.evaluate.benchmark import Benchmark, Item
 from simignore.evaluate.benchmarks.reading import need, one_file, picture_folder, words
-from simignore.evaluate.folder import read_json
+from simignore.evaluate.folder import read_text
 
 STRUCTURES = ("verify", "query", "choose", "logical", "compare")
 MEANINGS = ("obj", "attr", "cat", "rel", "global")
@@ -35,7 +37,7 @@ class GQA(Benchmark):
         file = one_file(self, "testdev_balanced_questions.json", "questions1.2/testdev_balanced_questions.json")
         folder = picture_folder(self, "images", "../images")
         found = []
-        for name, row in read_json(file).items():
+        for name, row in _questions(file).items():
             where = f"{file}, question {name!r}"
             if not isinstance(row, dict):
                 raise ValueError(f"{where} is a JSON {type(row).__name__}, not an object; check the file's layout")
@@ -65,6 +67,28 @@ class GQA(Benchmark):
         for item, score in zip(items, scores, strict=True):
             kinds.setdefault("open" if item.groups["structural"] == "query" else "binary", []).append(score)
         return {kind: sum(own) / len(own) for kind, own in sorted(kinds.items())}
+
+
+def _questions(file: Path) -> dict[str, Any]:
+    """The questions by id. Raises ValueError for what is no JSON object, and for an id that occurs twice."""
+    try:
+        found = json.loads(read_text(file), object_pairs_hook=_each_once)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is no JSON ({error}); fetch it anew") from error
+    except KeyError as error:
+        raise ValueError(f"{file} has {error} more than once in one object; each question needs its own id") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a JSON {type(found).__name__}, not an object of questions by id")
+    return found
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise KeyError(name)
+        found[name] = value
+    return found
 
 
 def _types(row: dict[str, Any], where: str) -> dict[str, str]:
