@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-import models
 from simignore import Chain, FastV, Random, Simignore, VisionZip
 from simignore.answer import ask
 from simignore.evaluate import Benchmark, Item, evaluate, sweep
@@ -77,7 +76,7 @@ def test_what_methods_are_compared_with_is_the_questions_own_text(bundled, scene
     batch = answerer.ready(items[:3])
     for item, asked in zip(items, batch.asked, strict=False):
         told = bundled[1].tokenizer.decode(asked.query("question"))
-        assert told.strip() == item.question
+        assert told.strip() == item.question.lower()  # its tokenizer knows small letters only
     assert batch.inputs["attention_mask"][:, -1].all()
 
 
@@ -123,7 +122,7 @@ def test_another_configuration_is_refused_and_says_what_differs(bundled, scenes,
     model, processor = bundled
     evaluate(model, processor, scenes, Random(keep=9), items=items[:2], batch=2, folder=tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    with pytest.raises(ValueError, match=r"another configuration \(method: 'Random\(keep=9.*' there, 'Random\(keep=8"):
+    with pytest.raises(ValueError, match=r"another configuration .method: .Random.keep=9.* there, .Random.keep=8"):
         evaluate(model, processor, scenes, Random(keep=8), items=items[:2], batch=2, folder=tmp_path)
     with pytest.raises(ValueError, match="questions: 2 there, 3 here"):
         evaluate(model, processor, scenes, Random(keep=9), items=items[:3], batch=2, folder=tmp_path)
@@ -198,14 +197,12 @@ def test_kill_9_loses_nothing_and_repeats_nothing(bundled, scenes, tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["accuracy"] == undisturbed.metrics["accuracy"]
 
 
-def test_questions_with_no_image_and_with_two(tmp_path):
-    model = models.llava()
-    processor = models.processor()
-    Image.new("RGB", (30, 30), "red").save(tmp_path / "a.png")
-    picture = tmp_path / "a.png"
-    own = tuple(Item(str(n), "what is this", (picture,) * n, "x") for n in (1, 2, 0))
-    found = evaluate(model, processor, Few(own=own), Random(keep=2), batch=3)
-    assert [row["image_tokens"] for row in found.rows][2] == 0
+def test_questions_with_two_images_and_with_none(bundled, tmp_path):
+    Image.new("RGB", (112, 112), "red").save(tmp_path / "a.png")
+    own = tuple(Item(str(n), "What colour is it?", (tmp_path / "a.png",) * n, "red") for n in (1, 2, 0))
+    found = evaluate(*bundled, Few(own=own), Random(keep=2), batch=3)
+    assert [row["image_tokens"] for row in found.rows] == [196, 392, 0]
+    assert [row["kept"] for row in found.rows] == [2, 2, 0]
 
 
 def test_an_empty_benchmark_and_ids_that_occur_twice(bundled):

@@ -13,7 +13,8 @@ from PIL import Image
 
 from simignore.evaluate.benchmark import report
 from simignore.evaluate.benchmarks import BENCHMARKS
-from simignore.evaluate.benchmarks.refcoco import PADDING, RefCOCO, Squared, box_of, in_square, overlap, unpickled
+from simignore.evaluate.benchmarks.refcoco import RefCOCO, Squared, box_of, in_square, overlap, unpickled
+from simignore.evaluate.pictures import PADDING
 from simignore.wording import wording
 
 WIDE, TALL = "COCO_train2014_000000000001.jpg", "COCO_train2014_000000000002.jpg"  # 640 x 480 and 300 x 600

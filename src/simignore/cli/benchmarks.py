@@ -50,12 +50,13 @@ def make_benchmark(
 
 def first_prompt(processor: Any, benchmark: Benchmark, items: Sequence[Item]) -> Prompt | None:
     """The prompt of the first question with an image: the one whose cost is measured."""
+    from simignore.evaluate.pictures import opened
     from simignore.prompt import build
 
     item = next((item for item in items if item.images), None)
     if item is None:
         return None
-    return build(processor, [image() if callable(image) else image for image in item.images], **benchmark.words(item))
+    return build(processor, [opened(image, benchmark.square) for image in item.images], **benchmark.words(item))
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``simignore list``: the methods, presets and model families that there are."""
+"""``simignore list``: the methods, presets, model families and benchmarks that there are."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ EXAMPLES = "Example: simignore list methods"
 
 @readable
 def list_(
-    what: Annotated[str | None, typer.Argument(help="methods, presets or families.", show_default="all three")] = None,
+    what: Annotated[
+        str | None, typer.Argument(help="methods, presets, families or benchmarks.", show_default="all")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Show the methods, presets and model families that there are."""
+    """Show the methods, presets, model families and benchmarks that there are."""
     if what is not None and what not in LISTS:
         raise ValueError(f"cannot list {what!r}; there are {', '.join(LISTS)}")
     found = {name: rows() for name, rows in LISTS.items() if what in (None, name)}
@@ -69,7 +71,30 @@ def families() -> list[dict[str, Any]]:
     return [{"model_type": f.model_type, "title": f.title, "source": f.source} for f in FAMILIES.values()]
 
 
-LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {"methods": methods, "presets": presets, "families": families}
+def benchmarks() -> list[dict[str, Any]]:
+    """Each benchmark with its source, the files that it reads, the figure that papers quote, and its settings (``--with``)."""
+    from simignore.evaluate import BENCHMARKS
+
+    common = ("data", "images", "seed")
+    return [
+        {
+            "name": name,
+            "title": kind.title,
+            "source": kind.source,
+            "reads": kind.layout,
+            "main": kind.main,
+            "settings": ", ".join(f"{f.name}={f.default}" for f in fields(kind) if f.name not in common),
+        }
+        for name, kind in BENCHMARKS.items()
+    ]
+
+
+LISTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "methods": methods,
+    "presets": presets,
+    "families": families,
+    "benchmarks": benchmarks,
+}
 
 
 def _first_sentence(kind: type) -> str:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from simignore.answer import span_of
 from simignore.evaluate.benchmark import Benchmark, Item
+from simignore.evaluate.pictures import opened
 from simignore.methods import Method
 from simignore.parts import parts
-from simignore.prompt import Asked, marks, open_image, phrase
+from simignore.prompt import Asked, marks, phrase
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Answerer:
 
     def ready(self, items: Sequence[Item]) -> Batch:
         """Open the images and let the processor make one batch of these questions."""
-        pictures = [[_opened(image) for image in item.images] for item in items]
+        pictures = [[opened(image, self.benchmark.square) for image in item.images] for item in items]
         if self._mark is None:
             self._mark = self._marked(items[0], pictures[0])
         asked = [
@@ -143,10 +144,6 @@ def held_tokens(trace: Any, layers: int) -> list[float]:
         first = 0 if step.site == "projector" else int(step.site[1])
         rows[first:] = [step.selection.count.tolist()] * (layers - first)
     return [round(sum(column) / layers, 3) for column in zip(*rows, strict=True)]
-
-
-def _opened(image: Any) -> Image.Image:
-    return open_image(image() if callable(image) else image)
 
 
 def _nested(processor: Any) -> bool:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from simignore.evaluate.pictures import Picture
 from simignore.evaluate.statistics import share
 from simignore.wording import AnswerAs, Style
-
-Picture = Path | Callable[[], Any]  # a file, or what draws the PIL image when it is needed
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,14 @@ class Benchmark(ABC):
     """Questions and their official scoring. Its fields are its settings, so its ``repr`` rebuilds it.
 
     data: the file or folder with the questions, in the benchmark's own layout. images: the folder with the images; by default
-        beside the questions. seed: of what is drawn at random.
+        beside the questions. seed: of what is drawn at random. square: pad images to squares, as LLaVA-1.5 was trained; Hugging
+        Face's processor for it crops their middle otherwise.
     """
 
     data: Path | None = None
     images: Path | None = None
     seed: int = 0
+    square: bool = False
 
     name: ClassVar[str]
     title: ClassVar[str]

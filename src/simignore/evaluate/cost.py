@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 from typing import Any
 
@@ -29,7 +29,9 @@ def flops(model: Any, prompt: Prompt, method: Method | None = None) -> int:
         for name, value in prompt.inputs.items()
         if isinstance(value, torch.Tensor)
     }
-    counter = FlopCounterMode(display=False)
+    # torch's counter knows attention on GPUs only; on a CPU the same attention is an operation of another name
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    counter = FlopCounterMode(display=False, custom_mapping={on_cpu: _attention_flops})
     with torch.inference_mode(), counter:
         if method is None:
             model(**inputs, use_cache=True, logits_to_keep=1)
@@ -37,6 +39,12 @@ def flops(model: Any, prompt: Prompt, method: Method | None = None) -> int:
             with method(model, query=prompt.query(span_of(method))):
                 model(**inputs, use_cache=True, logits_to_keep=1)
     return int(counter.get_total_flops())
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products of queries with keys and of weights with values; shapes [B, H, q, d] and [B, H, kv, d]."""
+    b, h, q, d = query
+    return 2 * b * h * q * key[2] * (d + value[3])
 
 
 def cost(

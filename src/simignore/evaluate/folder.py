@@ -31,20 +31,28 @@ class Folder:
             raise OSError(f"--out {path} is a file; name a folder")
         path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(path)
+        try:
+            write_json(path / CONFIG, self._begun(dict(surroundings)))
+        except BaseException:
+            self.close()
+            raise
+
+    def _begun(self, surroundings: dict[str, Any]) -> dict[str, Any]:
+        """The configuration with one more start. Raises ValueError for another run's."""
         config = self._config()
         if config is None:
-            if strange := [entry.name for entry in path.iterdir() if entry.name != _LOCK]:
+            if strange := [entry.name for entry in self.path.iterdir() if entry.name != _LOCK]:
                 raise ValueError(
-                    f"--out {path} holds {', '.join(sorted(strange)[:5])} but no {CONFIG}; name an empty folder"
+                    f"--out {self.path} holds {', '.join(sorted(strange)[:5])} but no {CONFIG}; name an empty folder"
                 )
             config = {**self.identity, "starts": []}
         elif differing := _differing({k: v for k, v in config.items() if k != "starts"}, self.identity):
             raise ValueError(
-                f"--out {path} holds a run of another configuration ({'; '.join(differing)}); name another folder, or repeat "
-                "the run as it was"
+                f"--out {self.path} holds a run of another configuration ({'; '.join(differing)}); name another folder, or "
+                "repeat the run as it was"
             )
-        config["starts"].append(dict(surroundings))
-        write_json(path / CONFIG, config)
+        config["starts"].append(surroundings)
+        return config
 
     def close(self) -> None:
         """Let another process have the folder."""

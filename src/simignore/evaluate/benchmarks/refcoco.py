@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 from simignore.evaluate.benchmark import Benchmark, Item, check_images
 from simignore.evaluate.benchmarks.reading import name_of, need, picture_folder, words
 from simignore.evaluate.folder import read_json, read_jsonl
+from simignore.evaluate.pictures import opened
 
 PROMPT = "Please provide the bounding box coordinate of the region this sentence describes: "
 ENOUGH = 0.5  # overlap (IoU) from which a box is right
 BEYOND = 2  # pixels that a box may reach out of its image: annotations are rounded
-PADDING = (122, 116, 104)  # the mean colour of CLIP's images, with which LLaVA-1.5 pads
 _IMAGES = ("train2014", "images", "../images/mscoco/images/train2014", "../train2014")
 _NUMBER = r"(-?(?:\d+\.?\d*|\.\d+))"
 _BOX = re.compile(r"[\s,]+".join([_NUMBER] * 4))
@@ -125,15 +125,7 @@ class Squared:
     file: Path
 
     def __call__(self) -> Any:
-        from PIL import Image
-
-        from simignore.prompt import open_image
-
-        image = open_image(self.file)
-        side = max(image.size)
-        square = Image.new("RGB", (side, side), PADDING)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square
+        return opened(self.file, square=True)
 
 
 def in_square(box: Box, size: tuple[float, float]) -> Box:
@@ -240,9 +232,9 @@ def unpickled(file: Path) -> list[dict[str, Any]]:
     """The list of dicts in a pickle, which Python 2 may have written. Raises ValueError for anything else in it."""
     if not file.is_file():
         raise OSError(f"there is no file {file}; check the path")
-    with file.open("rb") as opened:
+    with file.open("rb") as pickled:
         try:
-            found = _Unpickler(opened, encoding="latin-1").load()
+            found = _Unpickler(pickled, encoding="latin-1").load()
         except Exception as error:  # broken pickles raise nearly anything
             raise ValueError(f"{file} cannot be read as refer's pickle: {error}; fetch it anew") from error
     if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
