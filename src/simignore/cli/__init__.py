@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, convert, doctor, list
+from simignore.cli import ask, batch, convert, doctor, list
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,18 @@ def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[A
         hint = " (install the torchvision that fits your torch)" if "orchvision" in str(error) else ""
         raise ValueError(f"the model {name!r} cannot be loaded{hint}: {error}") from error
     return model.to(where).eval(), processor
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What was typed of a model, to be loaded where it is called: in a worker of a cluster."""
+
+    name: str | None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __call__(self) -> tuple[Any, Any]:
+        return load(self.name, self.device, self.dtype)
 
 
 def checked(name: str) -> str:
