@@ -24,7 +24,6 @@ from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
 
 LOCAL = "local"
-RETRIES = 3  # of one batch whose worker dies: more often, and it is the batch that kills
 BLOCKS = 2000  # rows are spread over at most so many; what is in one block is answered again together
 _USERS = (ValueError, KeyError, OSError)  # errors that a user can cause
 
@@ -92,7 +91,6 @@ class _Sweeper:
 def connected(address: str) -> Iterator[None]:
     """A connection to Ray, closed at the end unless there was one before. "local" starts Ray on this machine, for this run."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
         import ray
         import ray.data
@@ -102,7 +100,7 @@ def connected(address: str) -> Iterator[None]:
     try:
         if own:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **_alone(address == LOCAL))
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what it logs is raised as well
         yield
     except ray.exceptions.RayError as error:
         raise OSError(
@@ -189,6 +187,8 @@ def spread(
 ) -> Iterator[Any]:
     """What the workers make of each task, in the order of the tasks, each as soon as it and those before it are there.
 
+    A worker that dies is started again by Ray Data, and its task answered again, as often as it takes.
+
     make: gives what answers, from a model and its processor; called once in each worker. facts: what :func:`look` said; a
     worker with another model is refused. Raises ValueError for what goes wrong in a worker by the user's fault.
     """
@@ -209,7 +209,6 @@ def spread(
         fn_constructor_args=(load, make, dict(facts.about), name, wanted.threads),
         num_cpus=wanted.cpus,
         num_gpus=wanted.gpus,
-        ray_remote_args_fn=partial(dict, max_restarts=-1, max_task_retries=RETRIES),
     )
     for result in in_order((row["number"], row["result"]) for row in answered.iter_rows()):
         told = ray.cloudpickle.loads(result)
