@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,21 @@ def test_a_worker_takes_one_gpu_or_as_many_cpus_as_this_process_has_threads(monk
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     assert over.needs(device) == needs
     assert over.needs(device).threads == (None if needs.gpus else needs.cpus)
+
+
+def test_an_address_where_no_cluster_is(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with (
+        pytest.raises(ValueError, match="'nonsense' is no address; write local, auto or host:port"),
+        over.connected("nonsense"),
+    ):
+        pass
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(OSError, match=f"--ray {address}: nothing answers there"), over.connected(address):
+            pass
 
 
 def test_results_are_put_into_order_as_early_as_possible():

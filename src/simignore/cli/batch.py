@@ -90,7 +90,8 @@ def _answered(
 
     if "address" in settings:
         return answer_table_on_ray(load, table, method, items, out, **settings)  # type: ignore[arg-type]
-    return answer_table(*load(), table, method, items, out, **settings)
+    loaded, processor = load()
+    return answer_table(loaded, processor, table, method, items, out, **settings)
 
 
 def _conclude(rows: list[dict[str, Any]], out: Path) -> None:

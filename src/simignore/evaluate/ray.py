@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,8 @@ def connected(address: str) -> Iterator[None]:
     except ImportError as error:
         raise ValueError(f"--ray {address} needs Ray Data ({error}): pip install 'simignore[ray]'") from error
     own = not ray.is_initialized()
+    if own:
+        _reachable(address)
     try:
         if own:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **_alone(address == LOCAL))
@@ -113,6 +116,22 @@ def connected(address: str) -> Iterator[None]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _reachable(address: str) -> None:
+    """Find out within seconds what Ray itself tells after minutes. Raises ValueError for what is no address, OSError for one
+    where nothing answers."""
+    if address in (LOCAL, "auto") or "://" in address:
+        return
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdigit() and int(port) < 2**16):
+        raise ValueError(f"--ray {address!r} is no address; write local, auto or host:port, such as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise OSError(
+            f"--ray {address}: nothing answers there ({error}); start a cluster, or use --ray local"
+        ) from error
 
 
 def _alone(here: bool) -> dict[str, Any]:
