@@ -111,7 +111,7 @@ def connected(address: str) -> Iterator[None]:
         ) from error
     except ConnectionError as error:
         raise OSError(
-            f"--ray {address}: no Ray cluster lets this process in ({error}); start one, set the token it asks for, or use --ray local"
+            f"--ray {address}: no cluster lets us in ({error}); start one, set its token, or use --ray local"
         ) from error
     finally:
         if own:
