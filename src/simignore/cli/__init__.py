@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, compare, convert, doctor, evaluate, list, report, score
+from simignore.cli import ask, batch, compare, convert, doctor, evaluate, list, report, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,6 +23,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("report", epilog=report.EXAMPLES)(report.report)
+app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 

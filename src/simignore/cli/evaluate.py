@@ -24,6 +24,7 @@ from simignore.cli.errors import Debug, readable
 from simignore.cli.options import make_method, read_keep, read_layer, read_settings
 
 if TYPE_CHECKING:
+    from simignore.evaluate import Benchmark, Item
     from simignore.methods import Method
 
 EXAMPLES = "Example: simignore evaluate scenes --limit 280 --method simignore --keep 0.25 --out runs/simignore"
@@ -62,6 +63,10 @@ def evaluate(
     rounds: Annotated[
         int, _run("--cost-rounds", min=0, help="Timed runs of one prompt, all tokens and method in turn; 0 for none.")
     ] = 5,
+    ray: Annotated[
+        str | None,
+        _run(metavar="ADDRESS", help='Over Ray: "local", or "auto" or host:port of a cluster. No costs then.'),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run; a run that was stopped goes on. Default: nothing is kept.")
     ] = None,
@@ -85,21 +90,13 @@ def evaluate(
 
     items = asked.chosen(limit)
     check_images(items)
-    from simignore.cli.models import load
-    from simignore.evaluate import evaluate as run
-
-    loaded, processor = load(model, device, dtype)
+    found = {"model": model or "tiny", "method": None if chosen is None else repr(chosen)}
+    settings = {"batch": batch, "name": found["model"]}
     with progress(asked.title, len(items), as_json) as tick:
-        result = run(
-            loaded, processor, asked, chosen, items=items, batch=batch, folder=out, name=model or "tiny", tick=tick
-        )
-    found = {"model": model or "tiny", "method": None if chosen is None else repr(chosen), **result.metrics}
-    if rounds and (prompt := first_prompt(processor, asked, items)) is not None:
-        found["cost"] = _costs(loaded, processor, prompt, chosen, rounds)
-        if out is not None:
-            from simignore.evaluate.folder import write_json
-
-            write_json(out / "cost.json", found["cost"])
+        if ray is not None:
+            found |= _over_ray(ray, (model, device, dtype), asked, chosen, items, out, {**settings, "tick": tick})
+        else:
+            found |= _here((model, device, dtype), asked, chosen, items, out, rounds, {**settings, "tick": tick})
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
@@ -117,8 +114,44 @@ def read_method(name: str | None, preset: str | None, given: dict[str, Any]) -> 
     return None
 
 
-def _costs(model: Any, processor: Any, prompt: Any, method: Method | None, rounds: int) -> dict[str, Any]:
+def _here(
+    named: tuple[str | None, str, str],
+    benchmark: Benchmark,
+    method: Method | None,
+    items: list[Item],
+    out: Path | None,
+    rounds: int,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The figures of a run in this process, and what a prompt costs, all image tokens and the method in turn."""
+    from simignore.cli.models import load
+    from simignore.evaluate import evaluate as run
     from simignore.evaluate.cost import cost
+    from simignore.evaluate.folder import write_json
 
-    cases: dict[str, Method | None] = {"full": None} | ({} if method is None else {"method": method})
-    return cost(model, processor, prompt, cases, rounds)
+    model, processor = load(*named)
+    found = dict(run(model, processor, benchmark, method, items=items, folder=out, **settings).metrics)
+    if rounds and (prompt := first_prompt(processor, benchmark, items)) is not None:
+        cases: dict[str, Method | None] = {"full": None} | ({} if method is None else {"method": method})
+        found["cost"] = cost(model, processor, prompt, cases, rounds)
+        if out is not None:
+            write_json(out / "cost.json", found["cost"])
+    return found
+
+
+def _over_ray(
+    address: str,
+    named: tuple[str | None, str, str],
+    benchmark: Benchmark,
+    method: Method | None,
+    items: list[Item],
+    out: Path | None,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """The figures of the same run over Ray."""
+    from simignore.cli.models import Loader
+    from simignore.evaluate.ray import sweep_on_ray
+
+    folders = {} if out is None else {"": out}
+    results = sweep_on_ray(Loader(*named), benchmark, {"": method}, items, folders=folders, address=address, **settings)
+    return dict(results[""].metrics)

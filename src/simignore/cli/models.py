@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,18 @@ def _four_bits() -> Any:
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """What was typed of a model, to be loaded where it is called: in a worker of a cluster."""
+
+    name: str | None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __call__(self) -> tuple[Any, Any]:
+        return load(self.name, self.device, self.dtype)
 
 
 def checked(name: str) -> str:

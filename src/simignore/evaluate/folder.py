@@ -30,7 +30,7 @@ class Folder:
         if path.exists() and not path.is_dir():
             raise OSError(f"--out {path} is a file; name a folder")
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(path)
+        self._lock = locked(path, path / _LOCK)
         try:
             write_json(path / CONFIG, self._begun(dict(surroundings)))
         except BaseException:
@@ -46,9 +46,9 @@ class Folder:
                     f"--out {self.path} holds {', '.join(sorted(strange)[:5])} but no {CONFIG}; name an empty folder"
                 )
             config = {**self.identity, "starts": []}
-        elif differing := _differing({k: v for k, v in config.items() if k != "starts"}, self.identity):
+        elif other := differing({k: v for k, v in config.items() if k != "starts"}, self.identity):
             raise ValueError(
-                f"--out {self.path} holds a run of another configuration ({'; '.join(differing)}); name another folder, or "
+                f"--out {self.path} holds a run of another configuration ({'; '.join(other)}); name another folder, or "
                 "repeat the run as it was"
             )
         config["starts"].append(surroundings)
@@ -69,33 +69,11 @@ class Folder:
 
         Raises ValueError for a line that cannot be read, an unknown id, or one in another place: naming its number.
         """
-        file = self.path / PREDICTIONS
-        if not file.exists():
-            return []
-        data = file.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.splitlines(keepends=True)
-        if len(lines) > len(ids):
-            raise ValueError(f"{file} has {len(lines)} lines for {len(ids)} questions; it is not this run's")
-        found = []
-        for number, (line, name) in enumerate(zip(lines, ids, strict=False), start=1):
-            row = read_line(file, number, line)
-            if row.get("id") != name:
-                raise ValueError(f"{file}, line {number}: id {row.get('id')!r} stands where {name!r} belongs")
-            found.append(row)
-        complete = len(found) if len(found) == len(ids) else len(found) // batch * batch
-        size = sum(len(line) for line in lines[:complete])
-        if size != len(data):
-            with file.open("r+b") as opened:
-                opened.truncate(size)
-        return found[:complete]
+        return whole_batches(self.path / PREDICTIONS, ids, batch)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one batch's lines, and see them on the disk."""
-        with (self.path / PREDICTIONS).open("ab") as opened:
-            opened.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-            opened.flush()
-            os.fsync(opened.fileno())
+        append(self.path / PREDICTIONS, rows)
 
     @property
     def finished(self) -> bool:
@@ -110,30 +88,60 @@ class Folder:
 _LOCK = ".lock"
 
 
-def _locked(path: Path) -> int | None:
-    """Keep other processes out of a folder as long as this one lives; None where the system has no such lock."""
+def whole_batches(file: Path, ids: Sequence[str], batch: int) -> list[dict[str, Any]]:
+    """The lines of a file's whole batches, in the order of ``ids``; the rest of it is taken away. Raises as
+    :meth:`Folder.answered`."""
+    if not file.exists():
+        return []
+    data = file.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    lines = whole.splitlines(keepends=True)
+    if len(lines) > len(ids):
+        raise ValueError(f"{file} has {len(lines)} lines for {len(ids)} questions; it is not this run's")
+    found = []
+    for number, (line, name) in enumerate(zip(lines, ids, strict=False), start=1):
+        row = read_line(file, number, line)
+        if row.get("id") != name:
+            raise ValueError(f"{file}, line {number}: id {row.get('id')!r} stands where {name!r} belongs")
+        found.append(row)
+    complete = len(found) if len(found) == len(ids) else len(found) // batch * batch
+    size = sum(len(line) for line in lines[:complete])
+    if size != len(data):
+        with file.open("r+b") as opened:
+            opened.truncate(size)
+    return found[:complete]
+
+
+def append(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write lines at the end of a file, and see them on the disk."""
+    with file.open("ab") as opened:
+        opened.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+def locked(path: Path, lock: Path) -> int | None:
+    """Keep other processes out of a folder or file as long as this one lives; None where the system has no such lock."""
     try:
         import fcntl
     except ImportError:  # Windows
         return None
-    handle = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise ValueError(
-            f"--out {path} is being written by another process; wait for it, or name another folder"
-        ) from None
+        raise ValueError(f"--out {path} is being written by another process; wait for it, or name another") from None
     return handle
 
 
-def _differing(there: Mapping[str, Any], here: Mapping[str, Any], under: str = "") -> list[str]:
+def differing(there: Mapping[str, Any], here: Mapping[str, Any], under: str = "") -> list[str]:
     """What differs between two configurations, as ``keep: 64 there, 128 here``."""
     found = []
     for name in dict.fromkeys([*there, *here]):
         a, b = there.get(name), here.get(name)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differing(a, b, f"{under}{name}.")
+            found += differing(a, b, f"{under}{name}.")
         elif a != b:
             found.append(f"{under}{name}: {a!r} there, {b!r} here")
     return found
@@ -198,9 +206,13 @@ __all__ = [
     "METRICS",
     "PREDICTIONS",
     "Folder",
+    "append",
+    "differing",
+    "locked",
     "read_json",
     "read_jsonl",
     "read_line",
     "read_text",
+    "whole_batches",
     "write_json",
 ]

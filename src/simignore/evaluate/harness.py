@@ -8,11 +8,11 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from simignore.evaluate.answering import Answerer, Batch, Told, looks
 from simignore.evaluate.benchmark import Benchmark, Item, report
@@ -21,6 +21,7 @@ from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
 
 Row = dict[str, Any]
+Ready = TypeVar("Ready")  # a batch made ready
 
 
 @dataclass(frozen=True)
@@ -82,48 +83,87 @@ def sweep(
     methods: by the name of their row. folders: where rows are kept and resumed from, by the same names. Otherwise like
     :func:`evaluate`.
     """
+    answerer = Answerer(model, processor, benchmark)
+    facts = Facts(about(model, name), surroundings(model))
+    with started(facts, benchmark, methods, items, batch=batch, folders=folders, tick=tick) as runs:
+        left = unanswered(runs, len(items), batch)
+        parts = [items[start : start + batch] for start in left]
+        for names, ready in zip(left.values(), batches(answerer.ready, parts), strict=True):
+            for row_name, told, seconds in in_turn(answerer, ready, {name: methods[name] for name in names}):
+                runs[row_name].add(told, seconds)
+                tick(len(told))
+        return {row_name: run.result() for row_name, run in runs.items()}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a model without having it at hand: :func:`about` it, and its :func:`surroundings`."""
+
+    about: Mapping[str, Any]
+    surroundings: Mapping[str, Any]
+
+
+@contextmanager
+def started(
+    facts: Facts,
+    benchmark: Benchmark,
+    methods: Mapping[str, Method | None],
+    items: Sequence[Item],
+    *,
+    batch: int,
+    folders: Mapping[str, Path],
+    tick: Callable[[int], None],
+) -> Iterator[dict[str, Run]]:
+    """Begin or go on with one run per method, each in its folder; the folders are let go at the end, whatever happens."""
     if batch < 1:
         raise ValueError(f"batch {batch}: at least 1 question has to be asked at once")
-    answerer = Answerer(model, processor, benchmark)
-    runs = {}
+    runs: dict[str, Run] = {}
     try:
-        for row_name, method in methods.items():
-            runs[row_name] = _Run(answerer, method, items, batch, folders.get(row_name), name)
-            tick(len(runs[row_name].rows))
-        starts = sorted({start for run in runs.values() for start in range(len(run.rows), len(items), batch)})
-        parts = [items[start : start + batch] for start in starts]
-        for start, ready in zip(starts, batches(answerer, parts), strict=True):
-            waiting = [run for run in runs.values() if len(run.rows) == start]
-            if sum(not looks(run.method) for run in waiting) > 1:
-                ready = answerer.see(ready)
-            for run in waiting:
-                run.go_on(ready)
-                tick(len(ready.asked))
-        return {row_name: run.result() for row_name, run in runs.items()}
+        for name, method in methods.items():
+            runs[name] = Run(facts, benchmark, method, items, batch, folders.get(name))
+            tick(len(runs[name].rows))
+        yield runs
     finally:
         for run in runs.values():
             run.close()
 
 
-class _Run:
+def unanswered(runs: Mapping[str, Run], count: int, batch: int) -> dict[int, list[str]]:
+    """Where the batches begin that are left to answer, in order, and which runs wait for each."""
+    starts = sorted({start for run in runs.values() for start in range(len(run.rows), count, batch)})
+    return {start: [name for name, run in runs.items() if len(run.rows) <= start] for start in starts}
+
+
+def in_turn(
+    answerer: Answerer, ready: Batch, methods: Mapping[str, Method | None]
+) -> Iterator[tuple[str, list[Told], float]]:
+    """One batch answered under several methods: each one's name, its answers and how many seconds they took."""
+    if sum(not looks(method) for method in methods.values()) > 1:
+        ready = answerer.see(ready)
+    for name, method in methods.items():
+        began = time.perf_counter()
+        told = answerer.answer(ready, method)
+        yield name, told, time.perf_counter() - began
+
+
+class Run:
     """One method's way through the questions."""
 
     def __init__(
         self,
-        answerer: Answerer,
+        facts: Facts,
+        benchmark: Benchmark,
         method: Method | None,
         items: Sequence[Item],
         batch: int,
         folder: Path | None,
-        name: str,
     ) -> None:
-        self.answerer, self.method, self.items = answerer, method, items
+        self.benchmark, self.items = benchmark, items
         self.folder: Folder | None = None
         self.rows: list[Row] = []
         self.seconds = 0.0
         if folder is not None:
-            known = identity(answerer.model, answerer.benchmark, method, items, batch, name)
-            self.folder = Folder(folder, known, surroundings(answerer.model))
+            self.folder = Folder(folder, identified(facts.about, benchmark, method, items, batch), facts.surroundings)
             try:
                 self.rows = self.folder.answered([item.id for item in items], batch)
             except BaseException:
@@ -131,20 +171,18 @@ class _Run:
                 raise
         self.resumed = len(self.rows)
 
-    def go_on(self, batch: Batch) -> None:
-        """Answer the next batch."""
-        began = time.perf_counter()
-        told = self.answerer.answer(batch, self.method)
+    def add(self, told: Sequence[Told], seconds: float) -> None:
+        """Take the answers to the next batch, and keep them."""
         part = self.items[len(self.rows) : len(self.rows) + len(told)]
-        new = [row(self.answerer.benchmark, item, one) for item, one in zip(part, told, strict=True)]
+        new = [row(self.benchmark, item, one) for item, one in zip(part, told, strict=True)]
         if self.folder:
             self.folder.add(new)
         self.rows += new
-        self.seconds += time.perf_counter() - began
+        self.seconds += seconds
 
     def result(self) -> Result:
         """All answers; their figures are written if they are not there."""
-        figures = summary(self.answerer.benchmark, self.items, self.rows)
+        figures = summary(self.benchmark, self.items, self.rows)
         if self.folder and (self.resumed < len(self.rows) or not self.folder.finished):
             answered = len(self.rows) - self.resumed
             self.folder.finish({**figures, "last_start": {"seconds": round(self.seconds, 2), "questions": answered}})
@@ -155,15 +193,15 @@ class _Run:
             self.folder.close()
 
 
-def batches(answerer: Answerer, parts: Sequence[Sequence[Item]]) -> Iterator[Batch]:
+def batches(make: Callable[[Sequence[Item]], Ready], parts: Sequence[Sequence[Item]]) -> Iterator[Ready]:
     """Batch after batch; the next one's images are read while the model answers."""
     with ThreadPoolExecutor(1) as reader:
-        coming = reader.submit(answerer.ready, parts[0]) if parts else None
+        coming = reader.submit(make, parts[0]) if parts else None
         for following in [*parts[1:], None]:
             if coming is None:
                 return
             ready = coming.result()
-            coming = None if following is None else reader.submit(answerer.ready, following)
+            coming = None if following is None else reader.submit(make, following)
             yield ready
 
 
@@ -193,26 +231,40 @@ def identity(
     model: Any, benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int, name: str
 ) -> dict[str, Any]:
     """Everything that the answers depend on, apart from versions and hardware."""
+    return identified(about(model, name), benchmark, method, items, batch)
+
+
+def identified(
+    about: Mapping[str, Any], benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int
+) -> dict[str, Any]:
+    """The same, from what :func:`about` said of the model."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item.id, benchmark.words(item), item.answer], default=str, sort_keys=True).encode())
         for image in item.images:
             if isinstance(image, Path):
                 digest.update(f"{image.name} {image.stat().st_size}".encode())
-    weights = next(model.parameters())
     return {
         "benchmark": repr(benchmark),
         "version": benchmark.version,
         "questions": len(items),
         "questions_sha256": digest.hexdigest(),
+        **about,
+        "method": None if method is None else repr(method),
+        "batch": batch,
+        "generation": {"do_sample": False, "max_new_tokens": benchmark.max_new_tokens},
+    }
+
+
+def about(model: Any, name: str = "") -> dict[str, Any]:
+    """What the answers depend on in the model itself. name: what it is called in the record."""
+    weights = next(model.parameters())
+    return {
         "model": name or getattr(model, "name_or_path", "") or type(model).__name__,
         "weights_sha256": fingerprint(model),
         "dtype": str(weights.dtype).removeprefix("torch."),
         "device": weights.device.type,
         "attention": getattr(model.config, "_attn_implementation", None),
-        "method": None if method is None else repr(method),
-        "batch": batch,
-        "generation": {"do_sample": False, "max_new_tokens": benchmark.max_new_tokens},
     }
 
 
@@ -226,4 +278,20 @@ def fingerprint(model: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-__all__ = ["Result", "evaluate", "fingerprint", "identity", "row", "summary", "sweep"]
+__all__ = [
+    "Facts",
+    "Result",
+    "Run",
+    "about",
+    "batches",
+    "evaluate",
+    "fingerprint",
+    "identified",
+    "identity",
+    "in_turn",
+    "row",
+    "started",
+    "summary",
+    "sweep",
+    "unanswered",
+]

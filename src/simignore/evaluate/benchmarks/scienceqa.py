@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from simignore.evaluate.benchmark import Benchmark, Item, Picture
+from simignore.evaluate.copies import is_copy, read_copy
 from simignore.evaluate.folder import read_json, read_text
 from simignore.evaluate.reading import read_letter
 from simignore.evaluate.statistics import share
-from simignore.evaluate.tables import is_table, read_table
 from simignore.wording import LETTERS, NO_CONTEXT, AnswerAs
 
 SUBSETS = ("image", "all")
@@ -46,8 +46,8 @@ class ScienceQA(Benchmark):
 
     def items(self) -> list[Item]:
         data = self.need_data()
-        if is_table(data):
-            rows = read_table(data, self.split)
+        if is_copy(data):
+            rows = read_copy(data, self.split)
             found = [self._problem(str(n), problem, _embedded(problem), data) for n, problem in enumerate(rows)]
         elif data.is_dir() or data.name == "problems.json":
             found = self._original(data if data.is_dir() else data.parent)

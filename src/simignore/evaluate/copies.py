@@ -11,14 +11,14 @@ from typing import Any
 MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
-def is_table(path: Path) -> bool:
+def is_copy(path: Path) -> bool:
     """Whether a path is such a copy."""
     if path.is_dir():
         return any((path / name).is_file() for name in MARKS) or bool(_parquet(path))
     return path.suffix == ".parquet"
 
 
-def read_table(path: Path, split: str) -> Iterator[dict[str, Any]]:
+def read_copy(path: Path, split: str) -> Iterator[dict[str, Any]]:
     """The rows of a copy, images as what opens them when called.
 
     split: of a copy that has several. Raises ValueError for one that it does not have, or without the package that reads it.
