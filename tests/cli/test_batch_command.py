@@ -76,7 +76,7 @@ def test_a_row_without_an_answer_is_told(simignore, images, tmp_path):
         (["--caption", "--workers", 2], "--workers 2 is for Ray; add --ray local"),
         (["--caption", "--out", "a.txt"], "--out a.txt: .txt is none of .jsonl, .csv, .parquet"),
         (["--caption", "--keep", "0"], "keep=0 would keep no image token"),
-        (["--caption", "--method", "none"], "no method 'none'"),
+        (["--caption", "--method", "nothing"], "no method 'nothing'"),
         (["--caption", "--answer-as", "song"], "'song' is none of"),
     ],
 )

@@ -91,12 +91,12 @@ def evaluate(
     items = asked.chosen(limit)
     check_images(items)
     found = {"model": model or "tiny", "method": None if chosen is None else repr(chosen)}
-    settings = {"batch": batch, "name": found["model"]}
+    how: dict[str, Any] = {"batch": batch, "name": found["model"]}
     with progress(asked.title, len(items), as_json) as tick:
         if ray is not None:
-            found |= _over_ray(ray, (model, device, dtype), asked, chosen, items, out, {**settings, "tick": tick})
+            found |= _over_ray(ray, (model, device, dtype), asked, chosen, items, out, {**how, "tick": tick})
         else:
-            found |= _here((model, device, dtype), asked, chosen, items, out, rounds, {**settings, "tick": tick})
+            found |= _here((model, device, dtype), asked, chosen, items, out, rounds, {**how, "tick": tick})
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
