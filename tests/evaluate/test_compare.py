@@ -31,6 +31,9 @@ def test_full_random_and_pooled_stand_in_every_comparison():
     assert len({e.key for e in found}) == len(found) == 1 + 2 * 6
     assert found[-1].method == FastV(keep=25, layer=5)
     assert entries(["full", "random"], [9])[-1].label == "pooled"  # they are there already
+    published = entries(["simignore"], [9], ["simignore/llava-1.5-7b", "pyramiddrop"])
+    assert [(e.label, e.keep) for e in published[-2:]] == [("simignore/llava-1.5-7b", 144), ("pyramiddrop", None)]
+    assert ("random", 144) in [(e.label, e.keep) for e in published]  # chance at its budget stands beside it
     with pytest.raises(KeyError, match="no method 'nonsense'; there are"):
         entries(["nonsense"], [9])
     with pytest.raises(ValueError, match="twice: simignore-9"):

@@ -40,6 +40,9 @@ def compare(
         list[str] | None,
         _method("--set", metavar="METHOD.NAME=VALUE", help="An option of one method (fastv.layer=5); repeatable."),
     ] = None,
+    presets: Annotated[
+        str, _method(help="Published settings of `simignore list presets`, separated by commas, beside the methods.")
+    ] = "",
     equal_cost: Annotated[
         bool, _method(help="Also give dearer methods fewer tokens, so that their prefill costs no more.")
     ] = True,
@@ -70,7 +73,9 @@ def compare(
     from simignore.evaluate.compare import at_equal_cost, entries
     from simignore.evaluate.compare import compare as run
 
-    every = entries(_methods(methods, set_ or []), budgets)
+    every = entries(
+        _methods(methods, set_ or []), budgets, [name.strip() for name in presets.split(",") if name.strip()]
+    )
     items = asked.chosen(limit)
     check_images(items)
     from simignore.cli.models import load

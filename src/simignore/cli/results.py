@@ -120,7 +120,7 @@ def show_comparison(benchmark: Benchmark, found: Mapping[str, Any], out: Path | 
 def _accuracies(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     table = _plain(title)
     for heading in ("kept", "held", "accuracy", "against random", "better?", "against full"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=not heading.startswith("against"))
     for row in rows:
         table.add_row(row["method"], *_cells(row))
     return table
@@ -171,4 +171,4 @@ def _number(row: Mapping[str, Any], name: str) -> str:
 
 def _points(difference: Mapping[str, Any]) -> str:
     low, high = difference["low"] * 100, difference["high"] * 100
-    return f"{difference['difference'] * 100:+.1f} ({low:+.1f} {high:+.1f})"
+    return f"{difference['difference'] * 100:+.1f} ({low:+.1f}\N{NO-BREAK SPACE}{high:+.1f})"

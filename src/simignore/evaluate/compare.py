@@ -15,7 +15,7 @@ from simignore.evaluate.benchmark import Benchmark, Item
 from simignore.evaluate.cost import cost, flops
 from simignore.evaluate.harness import Result, sweep
 from simignore.evaluate.statistics import paired, share
-from simignore.methods import METHODS, Method, Pooled, Random
+from simignore.methods import METHODS, Method, Pooled, Random, preset
 from simignore.prompt import Prompt
 
 FULL, RANDOM, POOLED = "full", "random", "pooled"
@@ -29,12 +29,13 @@ Keep = int | float
 class Entry:
     """One line of a comparison. label: the method's name. keep: the budget it was asked for, None for all image tokens.
     at: "tokens", or "cost" where the method was given fewer so that its prefill costs what dropping before the decoder does.
-    impossible: why there is no result."""
+    fixed: a published setting, whose budget is its own. impossible: why there is no result."""
 
     label: str
     keep: Keep | None
     method: Method | None
     at: str = "tokens"
+    fixed: bool = False
     impossible: str = ""
 
     @property
@@ -45,13 +46,16 @@ class Entry:
         return re.sub(r"[^a-z0-9.-]+", "-", f"{self.label}{keep}{seed}{'-cost' if self.at == 'cost' else ''}".lower())
 
 
-def entries(methods: Sequence[Method | str], keeps: Sequence[Keep]) -> list[Entry]:
+def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Sequence[str] = ()) -> list[Entry]:
     """All lines at equal tokens: everything, chance with several seeds, pooling, and each method at each budget.
 
-    methods: names of METHODS, or methods whose ``keep`` is replaced. Raises KeyError for an unknown name.
+    methods: names of METHODS, or methods whose ``keep`` is replaced. presets: names of published settings, which come with
+        their own budgets; where one is a count or a fraction, chance and all methods are asked for it too.
+    Raises KeyError for an unknown name, ValueError for the same line twice.
     """
+    published = [Entry(name, _budget(preset(name)), preset(name), fixed=True) for name in presets]
     found = [Entry(FULL, None, None)]
-    for keep in keeps:
+    for keep in dict.fromkeys([*keeps, *(entry.keep for entry in published if entry.keep is not None)]):
         found += [Entry(RANDOM, keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [Entry(POOLED, keep, Pooled(keep=keep))]
         for method in methods:
@@ -63,10 +67,15 @@ def entries(methods: Sequence[Method | str], keeps: Sequence[Keep]) -> list[Entr
                 found.append(Entry(method, keep, METHODS[method](keep=keep)))
             else:
                 found.append(Entry(_name(method), keep, _with(method, keep)))
+    found += published
     twice = {entry.key for entry in found if sum(other.key == entry.key for other in found) > 1}
     if twice:
         raise ValueError(f"the same method and budget twice: {', '.join(sorted(twice))}; name each once")
     return found
+
+
+def _budget(method: Method) -> Keep | None:
+    return method.keep if isinstance(method.keep, int | float) else None
 
 
 def _name(method: Method) -> str:
@@ -87,7 +96,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
     found: list[Entry] = []
     reference: dict[Any, float] = {}
     for entry in every:
-        if entry.keep is None or entry.method is None or entry.label == RANDOM:
+        if entry.keep is None or entry.method is None or entry.label == RANDOM or entry.fixed:
             continue
         if entry.keep not in reference:
             reference[entry.keep] = flops(model, prompt, Random(keep=entry.keep)) * CLOSE
@@ -99,7 +108,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
             found.append(Entry(entry.label, entry.keep, _with(entry.method, fewer), "cost"))
         else:
             why = "even with one token its prefill costs more: its first layers see all image tokens, or its looks cost more"
-            found.append(Entry(entry.label, entry.keep, None, "cost", why))
+            found.append(Entry(entry.label, entry.keep, None, "cost", impossible=why))
     return found
 
 
