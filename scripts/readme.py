@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import card
+import claims_page
 import methods_page
 
 import sections
 from sections import StaleError
 
-SECTIONS = sections.SECTIONS | card.SECTIONS | methods_page.SECTIONS
+SECTIONS = sections.SECTIONS | card.SECTIONS | methods_page.SECTIONS | claims_page.SECTIONS
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/methods.md", "docs/bundled-model.md")
+PAGES = ("README.md", "docs/methods.md", "docs/claims.md", "docs/bundled-model.md")
 _MARK = re.compile(r"<!-- (/?)simignore:([\w-]+) -->")
 
 

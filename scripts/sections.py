@@ -15,16 +15,17 @@ from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
-AGREEMENT = "results/agreement.json"
+AGREEMENT, CLAIMS = "results/agreement.json", "results/claims.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
     ACCURACY: "python -m simignore.tiny.evaluate --dtype bfloat16 --bed 100 --embeddings 500 --out results/tiny.json",
     CONTRACT: "python scripts/contract.py --json results/families.json",
-    SCENES: "python -m benchmarks.scenes --per-kind 60 --dtype bfloat16 --json results/scenes.json",
+    SCENES: "python -m benchmarks.scenes --per-kind 2000 --json results/scenes.json",
     SELECTION: "python -m benchmarks.selection --json results/selection.json",
+    CLAIMS: "python -m benchmarks.claims --json results/claims.json",
     AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
-    ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --per-kind 60 --dtype bfloat16 --json results/ablation.json",
+    ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json",
 }
 
 
