@@ -14,7 +14,14 @@ def accuracy(root: Path) -> str:
     result = read_result(root, CLAIMS)
     same_weights(result, CLAIMS)
     rows: list[Mapping[str, Any]] = result["rows"]
-    head = ("", "image tokens kept", "right", "against random, points", "better than random?", "against all tokens, points")
+    head = (
+        "",
+        "image tokens kept",
+        "right",
+        "against random, points",
+        "better than random?",
+        "against all tokens, points",
+    )
     table = [
         [
             {"full": "all image tokens", "random": "random, mean of three seeds"}.get(row["method"], row["method"]),
@@ -50,7 +57,9 @@ def attention(root: Path) -> str:
         ]
         for layer in range(len(seen[0]["correlation"]))
     ]
-    what = f"Means over {seen[0]['questions']} questions with the half-width of their 95 % intervals; chance: 0 and 0.25"
+    what = (
+        f"Means over {seen[0]['questions']} questions with the half-width of their 95 % intervals; chance: 0 and 0.25"
+    )
     return f"{markdown(head, rows)}\n\n{footnote(result, what)}"
 
 

@@ -147,6 +147,37 @@ def test_bad_input_is_told_before_anything_runs(run, words, error):
     assert result.exit_code == 2 and error in " ".join(result.stderr.split()), result.output
 
 
+def test_the_commands_of_the_claims_page_run_on_a_model_of_the_same_class(run, checkpoint, tmp_path):
+    """ScienceQA in LLaVA's layout, a random LLaVA of 16 image tokens: the published rows and those beside them."""
+    questions = []
+    for name in ("11", "23"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (40, 20), "red").save(tmp_path / name / "image.png")
+        said = "Context: N/A\nQuestion: What is it?\nOptions: (A) a red star (B) a blue ring\n<image>"
+        turns = [{"value": said}, {"value": "The answer is B."}]
+        questions.append({"id": name, "image": f"{name}/image.png", "conversations": turns})
+    (tmp_path / "q.json").write_text(json.dumps(questions))
+    words = [
+        "--methods",
+        "simignore,fastv",
+        "--keep",
+        "12,4",
+        "--presets",
+        "simignore/llava-1.5-7b",
+        "--with",
+        "square=True",
+    ]
+    words += ["--set", "simignore.span=simignore/llava-1.5-7b", "--set", "simignore.skip=1", "--set", "fastv.layer=1"]
+    words += ["--no-equal-cost", "--cost-rounds", "0", "--json", "--model", checkpoint]
+    result = run("compare", "scienceqa", "--data", tmp_path / "q.json", *words)
+    assert result.exit_code == 0, result.output
+    rows = {(row["method"], row["keep"]): row for row in json.loads(result.stdout)["rows"]}
+    assert {("full", None), ("random", 12), ("simignore", 4), ("fastv", 4), ("simignore/llava-1.5-7b", 144)} <= set(
+        rows
+    )
+    assert rows["fastv", 4]["kept"] == 4 and rows["simignore/llava-1.5-7b", 144]["kept"] == 16  # all there are
+
+
 def test_list_benchmarks(run):
     result = run("list", "benchmarks", "--json")
     names = [row["name"] for row in json.loads(result.stdout)["benchmarks"]]
