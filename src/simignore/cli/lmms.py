@@ -45,6 +45,10 @@ class Typed(Lmms):
                 f"batch_size={batch_size!r}, max_batch_size={max_batch_size!r}: batches are not sized automatically; give "
                 "batch_size a whole number from 1, and leave max_batch_size out"
             )
+        if not str(max_new_tokens).isdecimal() or int(max_new_tokens) < 1:
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens!r} is no whole number from 1; the longest answer is meant"
+            )
         chosen = read_method(method, preset, options)
         model, processor = load(pretrained, _device(str(device)), str(dtype))
         super().__init__(model, processor, chosen, batch_size=int(batch_size), max_new_tokens=int(max_new_tokens))

@@ -8,7 +8,8 @@ method as it does for an answer of its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,26 +18,32 @@ from transformers import LogitsProcessor
 from simignore.evaluate.answering import Batch
 
 
-def likelihoods(
-    generate: Callable[..., Any], tokenizer: Any, batch: Batch, answers: Sequence[str]
-) -> list[tuple[float, bool]]:
-    """For each prompt of a batch the log-probability of its answer, summed over the answer's tokens, and whether greedy
-    decoding would give it.
+class Likely(NamedTuple):
+    """logprob: of an answer given its prompt, the sum over its tokens. greedy: whether greedy decoding would give it.
+    tokens: how many it has."""
 
-    generate: runs the model's ``generate`` on a batch, under the method if there is one. An answer without tokens has the
-    probability 1.
+    logprob: float
+    greedy: bool
+    tokens: int
+
+
+def likelihoods(generate: Callable[..., Any], tokenizer: Any, batch: Batch, answers: Sequence[str]) -> list[Likely]:
+    """How likely each prompt of a batch makes its answer. An answer without tokens has the probability 1.
+
+    generate: runs the model's ``generate`` on a batch, under the method if there is one.
     """
     own = [continuation(tokenizer, one.text, answer) for one, answer in zip(batch.asked, answers, strict=True)]
     longest = max(map(len, own))
     if not longest:
-        return [(0.0, True)] * len(own)
+        return [Likely(0.0, True, 0)] * len(own)
     ids = torch.tensor([(some + some[-1:] * longest)[:longest] or [0] * longest for some in own])  # [B, C]
+    told = {token for some in own for token in some}
     output = generate(
         batch,
         do_sample=False,
         num_beams=1,
         max_new_tokens=longest,
-        eos_token_id=[-1],  # the end token may be among the answer's
+        eos_token_id=next(i for i in count() if i not in told),  # the model's own may be among the answer's
         logits_processor=[_Told(ids)],
         return_dict_in_generate=True,
         output_logits=True,
@@ -47,8 +54,8 @@ def likelihoods(
         likely.append(logits.float().log_softmax(-1).gather(1, token[:, None])[:, 0].tolist())
         greedy.append((logits.argmax(-1) == token).tolist())
     return [
-        (sum(row[b] for row in likely[: len(some)]), all(row[b] for row in greedy[: len(some)]))
-        for b, some in enumerate(own)
+        Likely(sum(row[b] for row in likely[:n]), all(row[b] for row in greedy[:n]), n)
+        for b, n in enumerate(map(len, own))
     ]
 
 
@@ -72,4 +79,4 @@ class _Told(LogitsProcessor):  # type: ignore[misc]
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 
 
-__all__ = ["continuation", "likelihoods"]
+__all__ = ["Likely", "continuation", "likelihoods"]

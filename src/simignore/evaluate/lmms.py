@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import GenerationResult
 from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 from PIL import Image
@@ -94,6 +95,29 @@ class _Requests(Benchmark):
 
     def words(self, item: Item) -> dict[str, Any]:
         return {"question": item.question}
+
+
+class Loss(tuple[float, bool], GenerationResult):  # type: ignore[misc]
+    """(loss, whether greedy decoding gives the continuation), in a form that lmms-eval hands on.
+
+    lmms-eval 0.7.3 turns a plain pair into a string before it scores it (``unwrap_generation_output``), and takes the ``text``
+    of a GenerationResult as it is. It is false, so that its response cache keeps none: they too would come back as strings.
+    """
+
+    token_counts = None
+
+    def __new__(cls, loss: float, greedy: bool) -> Loss:
+        return super().__new__(cls, (loss, greedy))
+
+    def __init__(self, loss: float, greedy: bool) -> None:
+        """Nothing is left to set."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    @property
+    def text(self) -> Loss:
+        return self
 
 
 class Lmms(lmms):  # type: ignore[misc]
@@ -178,12 +202,11 @@ class Lmms(lmms):  # type: ignore[misc]
                     live[i] = Turn(context, lambda seen=seen: seen, turn.settings, turn.task)  # type: ignore[misc]
         return told
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """For each request the log-probability of its continuation (the sum over its tokens) and whether greedy decoding
+    def loglikelihood(self, requests: Sequence[Any]) -> list[Loss]:
+        """For each request the loss of its continuation (the mean over its tokens of -log p) and whether greedy decoding
         would give it.
 
-        The method sees the prompt alone, as when it answers: a continuation takes no part in which image tokens stay. So the
-        prompt is read once, and ``generate`` goes on with the continuation's tokens one by one.
+        lmms-eval's tasks take the option with the least, and its own models return the loss, whatever the name says.
         """
         turns, targets = [], []
         for request in requests:
@@ -195,11 +218,11 @@ class Lmms(lmms):  # type: ignore[misc]
             context, target, visuals, doc_id, task, split = request.args
             turns.append(Turn(context, self._seen(visuals, doc_id, task, split), {}, task))
             targets.append(str(target(self.task_dict[task][split][doc_id]) if callable(target) else target))
-        out: list[tuple[float, bool]] = [(0.0, True)] * len(turns)
+        out = [Loss(0.0, True)] * len(turns)
         for numbers, batch in self._batches(turns):
             found = likelihoods(self._generate, self.processor.tokenizer, batch, [targets[i] for i in numbers])
-            for i, likely in zip(numbers, found, strict=True):
-                out[i] = likely
+            for i, one in zip(numbers, found, strict=True):
+                out[i] = Loss(-one.logprob / max(one.tokens, 1), one.greedy)
         return out
 
     def _seen(self, visuals: Callable[[Any], Any], doc_id: Any, task: str, split: str) -> Callable[[], Any]:
