@@ -2,6 +2,7 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+TESTED := .venv/tested
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -17,12 +18,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz]'
 	@touch $(READY)
 
+$(TESTED): $(READY) requirements-lmms.txt
+	@echo "adding what the tests of Ray, lmms-eval and data set copies need"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,ray]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements-lmms.txt
+	@touch $(TESTED)
+
 setup: $(READY) ## make the virtual environment
 
 ask: $(READY) ## ask the bundled model about the bundled image, with and without simignore; writes out/kept.png
 	$(BIN)/simignore ask example --answer-as text --keep 0.25 --out out/kept.png
 
-test: $(READY) ## run the tests
+test: $(TESTED) ## run the tests
 	@$(BIN)/python -m pytest
 
 check: $(READY) ## lint, format, types, import direction, generated tables
@@ -42,7 +50,7 @@ pictures: $(READY) ## draw the README's picture and the model card's curves anew
 bench: $(READY) ## measure prefill, decoding and memory on this machine; writes out/prefill.json
 	@$(BIN)/python -m benchmarks.prefill --json out/prefill.json
 
-scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about 15 minutes); writes out/scenes.json
+scenes: $(READY) ## measure accuracy with fewer image tokens on held-out scenes (about an hour); writes out/scenes.json
 	@$(BIN)/python -m benchmarks.scenes --json out/scenes.json
 
 train: $(READY) ## train the bundled model from the seed into runs/tiny/exported (took two hours on 2 cores that did other work as well)

@@ -43,7 +43,7 @@ class Answerer:
     """Answers batches of a benchmark's questions. Making a batch ready and answering it are two steps, so that the next one can
     be made ready meanwhile, and so that several methods answer the same batch.
 
-    The processor is not written to: padding goes to the left whatever its tokenizer says.
+    Padding goes to the left whatever the processor's tokenizer says; the processor is as before afterwards.
     """
 
     def __init__(self, model: Any, processor: Any, benchmark: Benchmark) -> None:
@@ -59,14 +59,7 @@ class Answerer:
             phrase(self.processor, len(own), **self.benchmark.words(item), mark=self._mark)
             for item, own in zip(items, pictures, strict=True)
         ]
-        images = self._arranged(pictures)
-        inputs = self.processor(
-            text=[one.text for one in asked],
-            **({"images": images} if images else {}),
-            padding=True,
-            padding_side="left",
-            return_tensors="pt",
-        )
+        inputs = self._processed([one.text for one in asked], self._arranged(pictures))
         if not bool(inputs["attention_mask"][:, -1].all()):
             raise ValueError(
                 "the processor pads on the right, and generation reads on; set tokenizer.padding_side='left'"
@@ -78,6 +71,19 @@ class Answerer:
             if isinstance(value, Tensor)
         }
         return Batch(on_device, asked)
+
+    def _processed(self, texts: list[str], images: list[Any]) -> Any:
+        """One left-padded batch."""
+        given = {"text": texts, "padding": True, "return_tensors": "pt", **({"images": images} if images else {})}
+        if not hasattr(self.processor, "qformer_tokenizer"):
+            return self.processor(**given, padding_side="left")
+        # InstructBLIP's processor hands every argument to its Q-Former's tokenizer too, which was trained on right padding
+        tokenizer = self.processor.tokenizer
+        before, tokenizer.padding_side = tokenizer.padding_side, "left"
+        try:
+            return self.processor(**given)
+        finally:
+            tokenizer.padding_side = before
 
     def see(self, batch: Batch) -> Batch:
         """The batch with its images encoded, for methods that do not look into the vision tower; the same batch where this
