@@ -227,10 +227,9 @@ def scenes(root: Path) -> str:
     held = {_label(row): row for row in rows if row["keep"] == budgets[0] and row.get("held")}
     table = [[*row, f"{held[row[0]]['held']:.0f}" if row[0] in held else ""] for row in table]
     head = ("keeps", *(f"{keep:g} of them" for keep in budgets), f"held, at {budgets[0]:g}")
-    note = footnote(
-        result, f"{rows[0]['questions']} questions; in brackets Wilson's 95 % interval, for several seeds their range"
-    )
-    return f"{first}{markdown(head, table)}\n\n{note}"
+    what = f"{rows[0]['questions']:,} questions; in brackets Wilson's 95 % interval, for several seeds their range"
+    what += "; bold: better than random at the same budget (the paired bootstrap's 95 % interval lies above zero)"
+    return f"{first}{markdown(head, table)}\n\n{footnote(result, what)}"
 
 
 _SHOWN = ("all image tokens", "Random", "Simignore", "Simignore2", "DivPrune", "VisionZip", "FastV, half-way")
@@ -266,7 +265,10 @@ def _pooled(rows: Sequence[Mapping[str, Any]]) -> str:
     one = len(rows) == 1
     low = rows[0]["low"] if one else min(row["accuracy"] for row in rows)
     high = rows[0]["high"] if one else max(row["accuracy"] for row in rows)
-    return f"{mean * 100:.1f} % ({low * 100:.1f}-{high * 100:.1f})"
+    right = f"{mean * 100:.1f} %"
+    if one and (rows[0].get("versus_random") or {}).get("better"):
+        right = f"**{right}**"
+    return f"{right} ({low * 100:.1f}-{high * 100:.1f})"
 
 
 def _of_kind(kind: str, rows: Iterable[Mapping[str, Any]]) -> str:

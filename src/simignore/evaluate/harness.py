@@ -60,9 +60,8 @@ def evaluate(
     """
     asked = benchmark.chosen(limit) if items is None else list(items)
     folders = {} if folder is None else {"": folder}
-    return sweep(model, processor, benchmark, {"": method}, asked, batch=batch, folders=folders, name=name, tick=tick)[
-        ""
-    ]
+    runs = sweep(model, processor, benchmark, {"": method}, asked, batch=batch, folders=folders, name=name, tick=tick)
+    return runs[""]
 
 
 def sweep(
