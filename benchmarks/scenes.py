@@ -9,6 +9,7 @@ what they keep. ``hits`` packs which questions a row has right (numpy.packbits, 
 
 Any beginning of the questions has all kinds alike, so a run that is stopped is a smaller run: ``--collect`` writes the figures
 of those questions that all rows have answered. Budgets can be run side by side (``--keep 0.125``) into the same ``--runs``.
+With ``--grow`` questions that the file of ``--json`` has are not asked again: a table grows from session to session.
 
     python -m benchmarks.scenes --ablation --seed 3 --runs /work/run/ablation --json results/ablation.json
 
@@ -21,6 +22,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,7 +35,7 @@ from rich.table import Table
 from benchmarks.measure import save, surroundings
 from simignore import tiny
 from simignore.evaluate import BENCHMARKS, paired, share, sweep
-from simignore.evaluate.folder import PREDICTIONS, read_jsonl
+from simignore.evaluate.folder import PREDICTIONS, read_json, read_jsonl
 from simignore.methods import (
     METHODS,
     CDPruner,
@@ -119,36 +121,82 @@ def ablation() -> list[Row]:
     return found
 
 
-def collected(runs: Path, compared: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows that have begun, on the questions that all of them have answered. Raises ValueError if there are none."""
+def collected(
+    runs: Path, compared: Sequence[Row], known: Mapping[str, Known] = MappingProxyType({})
+) -> list[dict[str, Any]]:
+    """The rows that have begun, on the questions that all of them have answered. known: what was answered before, by the rows'
+    keys. Raises ValueError if there are none, or if a row has begun that is not known as far as the others."""
     begun = {row: _lines(runs / row.key) for row in compared if (runs / row.key / PREDICTIONS).exists()}
     if not begun:
         raise ValueError(f"{runs} holds no run of these rows")
+    if known and (strange := [row.key for row in begun if row.key not in known]):
+        raise ValueError(
+            f"{', '.join(strange)} cannot grow: the rows before hold no such row; measure it from the beginning"
+        )
+    before = known[next(iter(begun)).key].count if known else 0
     count = min(map(len, begun.values())) // len(KINDS) * len(KINDS)
     if not count:
         raise ValueError(f"in {runs} some row has answered no {len(KINDS)} questions yet")
     lines = {row: told[:count] for row, told in begun.items()}
-    scores = {row: [line["score"] for line in told] for row, told in lines.items()}
+    scores = {
+        row: [*(known[row.key].scores if known else ()), *(line["score"] for line in told)]
+        for row, told in lines.items()
+    }
+    held = {row: _held(known.get(row.key), told, before) for row, told in lines.items()}
     chance = {
         keep: np.mean([scores[row] for row in scores if row.keep == keep and row.label == CHANCE], axis=0).tolist()
         for keep in {row.keep for row in scores if row.label == CHANCE}
     }
-    return [_measured(row, lines[row], scores[row], chance.get(row.keep)) for row in lines]
+    return [_measured(row, scores[row], held[row], chance.get(row.keep)) for row in lines]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a row of an older file says: its scores in the order of the questions, and image tokens held, mean."""
+
+    scores: list[float]
+    held: float | None
+
+    @property
+    def count(self) -> int:
+        return len(self.scores)
+
+
+def known_rows(result: Mapping[str, Any], compared: Sequence[Row]) -> dict[str, Known]:
+    """The rows of an older file, by their keys. Raises ValueError if they have answered different questions."""
+    by_name = {(repr(row.method) if row.method else "None"): row for row in compared}
+    rows = {by_name[told["method"]].key: told for told in result["rows"] if told["method"] in by_name}
+    if len({told["questions"] for told in rows.values()}) != 1 or any("hits" not in told for told in rows.values()):
+        raise ValueError(
+            "the rows of this file have not answered the same questions, or do not say which; measure it anew"
+        )
+    return {key: Known(unpacked(told["hits"], told["questions"]), told["held"]) for key, told in rows.items()}
+
+
+def unpacked(hits: str, count: int) -> list[float]:
+    """Which questions a row has right, from its ``hits``."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(hits), np.uint8))[:count]
+    return bits.astype(float).tolist()  # type: ignore[no-any-return]
+
+
+def _held(known: Known | None, lines: Sequence[Mapping[str, Any]], before: int) -> float | None:
+    own = [line["held"] for line in lines if "held" in line]
+    if not own:
+        return None
+    old = 0.0 if known is None or known.held is None else known.held * before
+    return round((old + sum(own)) / (before + len(own)), 2)
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:
     return [line for _, line in read_jsonl(folder / PREDICTIONS)]
 
 
-def _measured(
-    row: Row, lines: Sequence[Mapping[str, Any]], scores: Sequence[float], chance: Sequence[float] | None
-) -> dict[str, Any]:
+def _measured(row: Row, scores: Sequence[float], held: float | None, chance: Sequence[float] | None) -> dict[str, Any]:
     """One row's right answers, per kind and in all, with intervals, and its difference to chance on the same questions."""
-    kinds = {kind: {"right": 0, "asked": 0} for kind in KINDS}
-    for line, score in zip(lines, scores, strict=True):
-        kinds[line["groups"]["type"]]["asked"] += 1
-        kinds[line["groups"]["type"]]["right"] += int(score)
-    held = [line["held"] for line in lines if "held" in line]
+    kinds = {
+        kind: {"right": int(sum(scores[n :: len(KINDS)])), "asked": len(scores[n :: len(KINDS)])}
+        for n, kind in enumerate(KINDS)
+    }
     whole = share(scores)
     return {
         "method": repr(row.method) if row.method else "None",
@@ -158,7 +206,7 @@ def _measured(
         "kinds": kinds,
         **{name: round(whole[name], 5) for name in ("accuracy", "low", "high")},
         "questions": len(scores),
-        "held": round(float(np.mean(held)), 2) if held else None,
+        "held": held,
         "versus_random": None if chance is None or row.label == CHANCE else paired(scores, chance),
         "hits": base64.b64encode(np.packbits(np.asarray(scores) > 0).tobytes()).decode(),
     }
@@ -187,15 +235,29 @@ def main(
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     take_apart: Annotated[bool, typer.Option("--ablation", help="Take Simignore2 apart instead.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept; what was stopped goes on.")] = Path("out/scenes"),
+    grow: Annotated[bool, typer.Option("--grow", help="Ask only what the file of --json lacks.")] = False,
     collect: Annotated[bool, typer.Option("--collect", help="Ask nothing; write what was answered so far.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
     """Measure the bundled model's accuracy with all image tokens and with fewer, method by method."""
     compared = [row for row in (ablation() if take_apart else rows()) if not keep or row.keep in (*keep, 1.0)]
+    known, starts = {}, []
+    if grow:
+        if json is None or not json.is_file():
+            raise typer.BadParameter("--grow goes on with the file of --json; name one that is there")
+        older = read_json(json)
+        if (older["weights"], older["seed"], older["dtype"]) != (tiny.fingerprint(path), seed, dtype):
+            raise typer.BadParameter(f"{json} was measured with other weights, another seed or dtype; measure it anew")
+        known = known_rows(older, compared)
+        starts = [
+            *older.get("starts", []),
+            {name: older[name] for name in ("date", "command", "commit", "versions", "hardware")},
+        ]
+        starts[-1]["questions"] = next(iter(known.values())).count
     if not collect:
         model, processor = tiny.load(device=device, dtype=getattr(torch, dtype), path=path)
         benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind, scale=scale_of(model))  # type: ignore[call-arg]
-        some = benchmark.items()
+        some = benchmark.items()[next(iter(known.values())).count if known else 0 :]
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("answers", total=len(compared) * len(some))
             sweep(
@@ -213,7 +275,8 @@ def main(
         "weights": tiny.fingerprint(path),
         "seed": seed,
         "dtype": dtype,
-        "rows": collected(runs, compared),
+        "starts": starts,
+        "rows": collected(runs, compared, known),
     }
     if json is not None:
         save(json, result)

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.scenes import CHANCE, ablation, collected, rows
+from benchmarks.scenes import CHANCE, ablation, collected, known_rows, rows
 from simignore.evaluate import paired
 from simignore.methods import METHODS
 from simignore.tiny.questions import KINDS
@@ -50,6 +50,21 @@ def test_what_all_rows_have_answered_is_collected(tmp_path):
         assert bits.tolist() == own
         assert sum(kind["right"] for kind in one["kinds"].values()) == sum(own)
         assert one["versus_random"] == (paired(own, chance) if row.label == "DivPrune" else None)
+
+
+def test_a_table_grows_as_if_it_had_been_measured_at_once(tmp_path):
+    rng, count = np.random.default_rng(1), len(KINDS)
+    some = [row for row in rows() if row.keep == 1 or (row.keep == 0.125 and row.label in (CHANCE, "DivPrune"))]
+    for row in some:
+        scores = rng.integers(0, 2, 5 * count).tolist()
+        write(tmp_path / "all" / row.key, scores)
+        write(tmp_path / "first" / row.key, scores[: 2 * count])
+        write(tmp_path / "then" / row.key, scores[2 * count :])
+    known = known_rows({"rows": collected(tmp_path / "first", rows())}, rows())
+    assert collected(tmp_path / "then", rows(), known) == collected(tmp_path / "all", rows())
+    del known[some[0].key]
+    with pytest.raises(ValueError, match="cannot grow"):
+        collected(tmp_path / "then", rows(), known)
 
 
 def test_nothing_begun_is_said(tmp_path):
