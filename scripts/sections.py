@@ -147,7 +147,7 @@ def speed(root: Path) -> str:
                 f"{one['prefill']['median'] * 1e3:.0f} ms",
                 f"{one['prefill_to_full']['median']:.2f}",
                 _spread(one["prefill_to_native"]),
-                f"{one['to_own_work']['median']:.2f}" if "to_own_work" in one else "",
+                f"{one['to_own_work_least']:.2f}" if "to_own_work_least" in one else "",
                 f"{one['selection']['median'] * 1e3:.1f} ms" if "selection" in one else "",
                 f"{one['pays_from']:.0f}" if one.get("pays_from") is not None else "",
                 f"{one['decode']['median'] * 1e3:.1f} ms",

@@ -36,6 +36,8 @@ def run(prefill):
 
 
 def test_one_round_measures_every_case(run, prefill, tmp_path):
+    from benchmarks import own_work
+
     out = tmp_path / "prefill.json"
     done = run("--shape", "toy", "--rounds", "1", "--steps", "2", "--keep", "16", "--keep", "64", "--json", str(out))
     assert done.exit_code == 0, done.output
@@ -55,8 +57,11 @@ def test_one_round_measures_every_case(run, prefill, tmp_path):
         assert all(len(one[time]["raw"]) == 1 and one[time]["median"] > 0 for time in prefill.TIMES)
     assert cases["simignore"]["kv_bytes"] == cases["native"]["kv_bytes"] < cases["full"]["kv_bytes"]
     assert cases["full"]["kv_bytes"] == cases["mask"]["kv_bytes"] == whole["cases"]["simignore"]["kv_bytes"]
-    assert {bar["limit"] for bar in short["bars"]} == {prefill.RATIO_BAR, prefill.SELECTION_BAR, prefill.OWN_BAR}
+    assert {bar["limit"] for bar in short["bars"]} == {own_work.RATIO_BAR, own_work.SELECTION_BAR, own_work.OWN_BAR}
     assert "natively short" in done.output
+    assert [own_work.derived(one) for one in json.loads(out.read_text())["runs"]] == result[
+        "runs"
+    ]  # from raw times alone
 
 
 def test_the_7b_preset_runs_when_it_is_made_small(prefill, tmp_path):
@@ -111,3 +116,30 @@ def test_wrong_options_are_refused_readably(run, words, said):
 def test_a_gpu_shape_is_refused_without_a_gpu(run):
     done = run("--shape", "llava-1.5-7b")
     assert done.exit_code == 2 and "no" in done.output and "GPU" in done.output
+
+
+def test_own_work_by_hand_from_the_least_disturbed_rounds(prefill):
+    from benchmarks.own_work import bars, own_work
+
+    def times(*values):
+        return {"prefill": list(values), "prefill_cpu": list(values)}
+
+    raw = {
+        "full": times(8, 8, 8, 8, 99),
+        "native": times(4, 4, 4, 4, 50),
+        "native again": times(4, 4, 4, 4, 4),
+        "fastv": {**times(5.2, 5.2, 5.2, 5.2, 90), "selection": [0.0] * 5, "passed": [0.25]},
+        "slow": {**times(5.3, 5.3, 5.3, 7, 90), "selection": [0.5] * 5, "passed": [0.0]},
+    }
+    found = {name: own_work(name, raw, 100) for name in ("fastv", "slow")}
+    assert found["fastv"]["to_own_work_least"] == pytest.approx(5.2 / (4 + 0.25 * (8 - 4)))  # 1.04: a quarter passed
+    assert found["slow"]["to_own_work_least"] == pytest.approx(5.3 / 4.5)
+    assert found["fastv"]["pays_from"] == pytest.approx(0.2 / (3 / 100))  # 0.2 more, 0.03 won with each dropped token
+    for one in found.values():
+        one |= {
+            "prefill_to_native": {"median": 1, "q1": 1, "q3": 1},
+            "selection_to_full": {"median": 0, "q1": 0, "q3": 0},
+        }
+    told = {bar["name"]: (bar["holds"], bar["known"]) for bar in bars("fastv", found, raw)}
+    assert told["fastv: prefill to natively short and its own work"] == (True, True)
+    assert told["slow: prefill to natively short and its own work"] == (False, True)
