@@ -35,7 +35,7 @@ def plotted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = {"all image tokens": "full", "Random, 3 seeds": "random"}
     return [
         {
-            "method": names.get(label, label),
+            "method": names.get(label, label) + _holding(own[0]),
             "keep": keep,
             "at": "tokens",
             "kept": keep * TOKENS,
@@ -43,6 +43,12 @@ def plotted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for (label, keep), own in found.items()
     ]
+
+
+def _holding(row: Mapping[str, Any]) -> str:
+    """What a cut inside the decoder holds beyond what it keeps."""
+    kept, held = row["keep"] * TOKENS, row.get("held") or 0
+    return " (holds 100 and more)" if held > max(100, 2 * kept) and row["keep"] < 1 else ""
 
 
 def main() -> None:

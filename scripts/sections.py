@@ -15,7 +15,7 @@ from simignore.tiny.evaluate import FORMS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
-AGREEMENT, CLAIMS = "results/agreement.json", "results/claims.json"
+AGREEMENT, CLAIMS, COMPARED = "results/agreement.json", "results/claims.json", "results/compared.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
@@ -23,6 +23,7 @@ MADE_BY = {
     CONTRACT: "python scripts/contract.py --json results/families.json",
     SCENES: "python -m benchmarks.scenes --per-kind 2000 --json results/scenes.json",
     SELECTION: "python -m benchmarks.selection --json results/selection.json",
+    COMPARED: "python -m benchmarks.scenes --per-kind 2000 --keep 0.125 --json results/compared.json",
     CLAIMS: "python -m benchmarks.claims --json results/claims.json",
     AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
     ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json",
@@ -232,6 +233,30 @@ def scenes(root: Path) -> str:
     return f"{first}{markdown(head, table)}\n\n{footnote(result, what)}"
 
 
+def compared(root: Path) -> str:
+    """Every method at one budget against chance, question by question."""
+    result = read_result(root, COMPARED)
+    same_weights(result, COMPARED)
+    rows: Sequence[Mapping[str, Any]] = result["rows"]
+    dropped = sorted((row for row in rows if row["keep"] < 1), key=lambda row: -row["accuracy"])
+    chance = [row for row in dropped if row["versus_random"] is None]
+    table = [["all image tokens", _pooled([row for row in rows if row["keep"] >= 1]), "196", "", ""]]
+    for row in dropped:
+        if row in chance[1:]:
+            continue  # its seeds are one line
+        cells = [str(row["label"]), _pooled(chance if row in chance else [row]), f"{row['held']:.0f}"]
+        table.append([*cells, *(("", "") if row in chance else _against(row["versus_random"]))])
+    budget = f"{dropped[0]['keep']:g} of the image tokens" if dropped else ""
+    head = (f"keeps {budget}", "right", "held in a layer, mean", "against random, points", "better than random?")
+    what = f"{rows[0]['questions']:,} questions, the same for all; in brackets 95 % intervals, for several seeds their range"
+    return f"{markdown(head, table)}\n\n{footnote(result, what)}"
+
+
+def _against(difference: Mapping[str, Any]) -> tuple[str, str]:
+    middle, low, high = (difference[name] * 100 for name in ("difference", "low", "high"))
+    return f"{middle:+.1f} ({low:+.1f} to {high:+.1f})", "yes" if difference["better"] else "no"
+
+
 _SHOWN = ("all image tokens", "Random", "Simignore", "Simignore2", "DivPrune", "VisionZip", "FastV, half-way")
 
 
@@ -290,6 +315,7 @@ SECTIONS: dict[str, Callable[[Path], str]] = {
     "savings": savings,
     "accuracy": accuracy,
     "scenes": scenes,
+    "compared": compared,
     "kinds": kinds,
 }
 
