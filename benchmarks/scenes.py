@@ -122,10 +122,12 @@ def ablation() -> list[Row]:
 
 
 def collected(
-    runs: Path, compared: Sequence[Row], known: Mapping[str, Known] = MappingProxyType({})
+    runs: Path, compared: Sequence[Row], known: Mapping[str, Known] = MappingProxyType({}), first: str | None = None
 ) -> list[dict[str, Any]]:
-    """The rows that have begun, on the questions that all of them have answered. known: what was answered before, by the rows'
-    keys. Raises ValueError if there are none, or if a row has begun that is not known as far as the others."""
+    """The rows that have begun, on the questions that all of them have answered.
+
+    known: what was answered before, by the rows' keys; first: the id of the question after those. Raises ValueError if there
+    are none, if a row has begun that is not known as far as the others, or if the answers are to questions that are known."""
     begun = {row: _lines(runs / row.key) for row in compared if (runs / row.key / PREDICTIONS).exists()}
     if not begun:
         raise ValueError(f"{runs} holds no run of these rows")
@@ -134,6 +136,8 @@ def collected(
             f"{', '.join(strange)} cannot grow: the rows before hold no such row; measure it from the beginning"
         )
     before = known[next(iter(begun)).key].count if known else 0
+    if first is not None and any(told and told[0]["id"] != first for told in begun.values()):
+        raise ValueError(f"{runs} does not begin with question {first!r}; with --grow name a new folder")
     count = min(map(len, begun.values())) // len(KINDS) * len(KINDS)
     if not count:
         raise ValueError(f"in {runs} some row has answered no {len(KINDS)} questions yet")
@@ -246,18 +250,26 @@ def main(
         if json is None or not json.is_file():
             raise typer.BadParameter("--grow goes on with the file of --json; name one that is there")
         older = read_json(json)
-        if (older["weights"], older["seed"], older["dtype"]) != (tiny.fingerprint(path), seed, dtype):
+        if [older.get(name) for name in ("weights", "seed", "dtype")] != [tiny.fingerprint(path), seed, dtype]:
             raise typer.BadParameter(f"{json} was measured with other weights, another seed or dtype; measure it anew")
+        if lost := [
+            told["method"] for told in older["rows"] if told["method"] not in [repr(row.method) for row in compared]
+        ]:
+            raise typer.BadParameter(
+                f"{len(lost)} rows of {json} would be lost, such as {lost[0]}; grow it with the same --keep"
+            )
         known = known_rows(older, compared)
         starts = [
             *older.get("starts", []),
             {name: older[name] for name in ("date", "command", "commit", "versions", "hardware")},
         ]
         starts[-1]["questions"] = next(iter(known.values())).count
+    start = next(iter(known.values())).count if known else 0
+    drawn = BENCHMARKS["scenes"](seed=seed, per_kind=start // len(KINDS) + 1)  # type: ignore[call-arg]
     if not collect:
         model, processor = tiny.load(device=device, dtype=getattr(torch, dtype), path=path)
         benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind, scale=scale_of(model))  # type: ignore[call-arg]
-        some = benchmark.items()[next(iter(known.values())).count if known else 0 :]
+        some = benchmark.items()[start:]
         with Progress(console=console, transient=True) as progress:
             bar = progress.add_task("answers", total=len(compared) * len(some))
             sweep(
@@ -276,7 +288,7 @@ def main(
         "seed": seed,
         "dtype": dtype,
         "starts": starts,
-        "rows": collected(runs, compared, known),
+        "rows": collected(runs, compared, known, drawn.items()[start].id),
     }
     if json is not None:
         save(json, result)

@@ -118,7 +118,7 @@ def test_score_says_what_it_could_not_read(run, tmp_path):
     result = run(*words, "--with", "subset=all")
     assert result.exit_code == 0, result.output
     assert "33.33 %" in result.stdout and "1 of 3 right" in result.stdout
-    assert "1 answers could not be read and count as wrong" in result.stdout
+    assert "answers that name nothing that was asked for" in result.stdout and ": 1\n" in result.stdout
     (tmp_path / "a.jsonl").write_text(answers + "{broken\n")
     result = run(*words, "--with", "subset=all")
     assert result.exit_code == 2 and result.stdout == "" and "a.jsonl, line 4, is no JSON" in result.stderr

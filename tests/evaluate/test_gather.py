@@ -17,7 +17,8 @@ def test_runs_over_the_same_questions_make_one_section(bundled, scenes, items, t
     found = gather([tmp_path / "full", tmp_path / "other", tmp_path / "five"])
     assert [[row["method"] for row in section.rows] for section in found] == [["full", "five"], ["full"]]
     assert found[0].rows[1]["versus_full"] == paired(few.scores, full.scores)
-    assert found[0].rows[1]["kept"] == 5 and "seed=1" in found[1].title
+    assert found[0].rows[1]["kept"] == 5 and "seed=1" in found[1].facts["benchmark"]
+    assert found[0].title.startswith("Rendered scenes, 14 questions, ") and str(tmp_path / "full") in found[0].title
     assert found[0].facts["versions"]["torch"]
 
 

@@ -34,6 +34,14 @@ from simignore.evaluate.reading import read_letter
         "The answer is option B.",
         "The star is blue. The answer is B.\nBECAUSE: it looks so.",
         "The answer is B. Again, the answer is B.",
+        "_B_",
+        "B (blue)",
+        "(b) blue",
+        "Answer is: b",
+        "B\nBecause the star is blue",
+        "B, because A is wrong",
+        "(A) is wrong, the answer is (B)",
+        "A. is incorrect. The answer is B.",
     ],
 )
 def test_wordings_of_b(told):
@@ -57,6 +65,11 @@ def test_wordings_of_b(told):
         "Because of that",
         "7",
         "AB",
+        "(A) and (B)",
+        "A, B",
+        "A. or B.",
+        "The answer is B or C",
+        "Not option B",
     ],
 )
 def test_what_names_no_option(told):
@@ -64,7 +77,18 @@ def test_what_names_no_option(told):
 
 
 @pytest.mark.parametrize(
-    "told", ["A", "A.", "The answer is A.", "The answer is A", "A) a bird", "(A) A bird", "Answer: A, a bird"]
+    "told",
+    [
+        "A",
+        "A.",
+        "The answer is A.",
+        "The answer is A",
+        "A) a bird",
+        "(A) A bird",
+        "Answer: A, a bird",
+        "Option A is correct.",
+        "The answer is A because it is red",
+    ],
 )
 def test_wordings_of_a(told):
     assert read_letter(told, 2) == "A"

@@ -164,6 +164,10 @@ def test_bad_files_say_what_is_wrong(original, tmp_path):
     file.write_text(json.dumps([conversation("5", PROBLEMS["5"])] * 2))
     with pytest.raises(ValueError, match="the same id more than once: '5'"):
         ScienceQA(data=file).chosen(None)
+    (original / "problems.json").write_text(json.dumps({"5": {**PROBLEMS["5"], "choices": ["1/2", "1/2 "]}}))
+    (original / "pid_splits.json").write_text('{"test": ["5"]}')
+    with pytest.raises(ValueError, match="problem '5' cannot be asked: .*the same text twice"):
+        ScienceQA(data=original).items()
     bad = {"5": {**PROBLEMS["5"], "answer": 2}}
     (original / "problems.json").write_text(json.dumps(bad))
     (original / "pid_splits.json").write_text('{"test": ["5"]}')

@@ -73,6 +73,21 @@ def test_paired_is_antisymmetric_and_holds_its_mean(pairs):
     assert not (one["better"] and one["worse"])
 
 
+def test_too_few_differences_say_nothing():
+    assert paired([1.0], [0.0])["better"] is False and paired([1.0] * 3, [0.0] * 3)["better"] is False
+    assert paired([1.0] * 100, [0.0] * 4 + [1.0] * 96)["better"] is False  # four to none: p = 0.125
+    assert paired([1.0] * 100, [0.0] * 6 + [1.0] * 94)["better"] is True
+    assert paired([1.0] * 40, [0.0] * 40, ["one image"] * 40)["better"] is False  # forty questions about one image
+
+
+def test_questions_of_one_image_widen_the_interval_of_an_accuracy():
+    scores, clusters = [1.0] * 50 + [0.0] * 50, [str(n // 25) for n in range(100)]
+    alone, together = share(scores), share(scores, clusters)
+    assert alone["accuracy"] == together["accuracy"] == 0.5
+    assert together["high"] - together["low"] > 2 * (alone["high"] - alone["low"])
+    assert share([1 / 3])["low"] < 1 / 3 < share([1 / 3])["high"]  # one question leaves much open
+
+
 def test_identical_answers_are_neither_better_nor_worse():
     found = paired([1.0, 0.0, 1.0], [1.0, 0.0, 1.0])
     assert (found["low"], found["high"], found["better"], found["worse"]) == (0, 0, False, False)

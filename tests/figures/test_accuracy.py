@@ -49,7 +49,7 @@ def lines(figure):
 
 def test_tokens_and_prefill_are_where_they_were_measured():
     found = lines(by_tokens(ROWS, "Scenes"))
-    assert set(found) == {"random", "simignore", "fastv"}
+    assert set(found) == {"all image tokens", "random", "simignore", "fastv"}
     assert found["simignore"][1] == [80, 80] and found["simignore"][0] == pytest.approx([25, 49], abs=1)
     assert found["random"][1] == pytest.approx([60, 70])
     assert found["fastv"][0] != [found["simignore"][0][1]]  # side by side where they coincide

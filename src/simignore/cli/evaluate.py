@@ -127,10 +127,12 @@ def _here(
     from simignore.cli.models import load
     from simignore.evaluate import evaluate as run
     from simignore.evaluate.cost import cost
-    from simignore.evaluate.folder import write_json
+    from simignore.evaluate.folder import read_json, write_json
 
     model, processor = load(*named)
     found = dict(run(model, processor, benchmark, method, items=items, folder=out, **settings).metrics)
+    if out is not None and (out / "cost.json").is_file():
+        return found | {"cost": read_json(out / "cost.json")}  # of the start that measured it
     if rounds and (prompt := first_prompt(processor, benchmark, items)) is not None:
         cases: dict[str, Method | None] = {"full": None} | ({} if method is None else {"method": method})
         found["cost"] = cost(model, processor, prompt, cases, rounds)

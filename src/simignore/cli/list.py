@@ -139,7 +139,13 @@ def _print(name: str, rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(title=name, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    if name == "methods":
+    if name == "benchmarks":
+        table.add_column("name", no_wrap=True)
+        table.add_column("what it reads, and its settings", overflow="fold")
+        for row in rows:
+            told = f"\nreads {row['reads']}\nmain figure: {row['main']}; settings: {row['settings']}"
+            table.add_row(row["name"], Text.assemble(f"{row['title']} ({row['source']})", (told, "dim")))
+    elif name == "methods":
         table.add_column("name", no_wrap=True)
         table.add_column("rule, source and options")
         for row in rows:

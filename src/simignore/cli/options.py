@@ -63,7 +63,10 @@ def read_settings(typed: Sequence[str], option: str = "--set") -> dict[str, Any]
     for pair in typed:
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"{option} {pair!r}: write NAME=VALUE, such as {option} similarity=dot")
+            raise ValueError(
+                f"{option} {pair!r}: write NAME=VALUE, such as {option} "
+                + ("square=True" if option == "--with" else "similarity=dot")
+            )
         try:
             settings[name.strip()] = ast.literal_eval(value.strip())
         except (ValueError, SyntaxError):

@@ -63,13 +63,13 @@ def _figures(section: Section) -> Iterator[tuple[str, str, Any]]:
         yield (
             "accuracy-tokens",
             "Accuracy against the image tokens that are kept; bars: 95 % intervals.",
-            by_tokens(rows),
+            by_tokens(rows, section.title),
         )
     if any("cost" in row and row["method"] != "full" for row in rows):
         words = "Accuracy against prefill time, as a share of that with all image tokens measured in the same run."
-        yield "accuracy-prefill", words, by_prefill(rows)
+        yield "accuracy-prefill", words, by_prefill(rows, section.title)
     for kind in dict.fromkeys(kind for row in rows for kind in row.get("groups", {})):
         for keep in budgets or [None]:
             words = f"Accuracy by {kind}" + ("." if keep is None else f", keep {keep:g}.")
             name = f"accuracy-{kind.replace(' ', '-')}" + ("" if keep is None else f"-{keep:g}")
-            yield name, words, by_group(rows, kind, keep)
+            yield name, words, by_group(rows, kind, keep, section.title)

@@ -21,9 +21,14 @@ def percent(share: Mapping[str, Any]) -> str:
     return f"{share['accuracy'] * 100:.2f} % (95 % interval {share['low'] * 100:.1f} to {share['high'] * 100:.1f})"
 
 
+def plain() -> Console:
+    """A console that prints names and paths as they are, whatever brackets they hold."""
+    return Console(markup=False, highlight=False)
+
+
 def show_score(benchmark: Benchmark, found: Mapping[str, Any]) -> None:
     """Accuracy, counts and groups of a file of answers."""
-    console = Console()
+    console = plain()
     _head(console, benchmark, found)
     if "against" in found:
         other = found["against"]
@@ -37,7 +42,7 @@ def show_score(benchmark: Benchmark, found: Mapping[str, Any]) -> None:
 
 def show_run(benchmark: Benchmark, found: Mapping[str, Any], out: Path | None) -> None:
     """What ``simignore evaluate`` found."""
-    console = Console()
+    console = plain()
     console.print(f"{found['model']}, {found['method'] or 'all image tokens'}", soft_wrap=True)
     _head(console, benchmark, found)
     if "kept" in found:
@@ -50,14 +55,25 @@ def show_run(benchmark: Benchmark, found: Mapping[str, Any], out: Path | None) -
 
 
 def _head(console: Console, benchmark: Benchmark, found: Mapping[str, Any]) -> None:
-    console.print(f"[bold]{benchmark.title}[/]: {percent(found)}, {found['right']:g} of {found['questions']} right")
+    official = found["metrics"]
+    if (figure := official.get(benchmark.main)) is not None and benchmark.main != "accuracy":
+        console.print(Text.assemble((benchmark.title, "bold"), f": {benchmark.main} {official_figure(figure)}"))
+    console.print(
+        Text.assemble(
+            (benchmark.title, "bold"), f": {percent(found)}, {found['right']:g} of {found['questions']} right"
+        )
+    )
     if found["unreadable"]:
-        console.print(f"{found['unreadable']} answers could not be read and count as wrong")
+        console.print(
+            f"answers that name nothing that was asked for, and count as wrong unless the official rule says otherwise: "
+            f"{found['unreadable']}",
+            soft_wrap=True,
+        )
     if found.get("unanswered"):
         console.print(f"{found['unanswered']} questions have no answer and are left out")
-    for name, value in found["metrics"].items():
-        if isinstance(value, int | float):
-            console.print(f"  {name}: {value:.4g}")
+    for name, value in official.items():
+        if isinstance(value, int | float) and name != benchmark.main:
+            console.print(f"  {name}: {official_figure(value)}")
     for kind, values in found["groups"].items():
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
         for heading in (kind, "accuracy", "95 % interval", "questions"):
@@ -66,6 +82,11 @@ def _head(console: Console, benchmark: Benchmark, found: Mapping[str, Any]) -> N
             ends = f"{own['low'] * 100:.1f} to {own['high'] * 100:.1f}"
             table.add_row(str(value), f"{own['accuracy'] * 100:.1f} %", ends, str(own["questions"]))
         console.print(table)
+
+
+def official_figure(value: float) -> str:
+    """Fractions as percent, sums of points as they are."""
+    return f"{value * 100:.2f} %" if 0 <= value <= 1 else f"{value:.4g}"
 
 
 def _costs(costs: Mapping[str, Any]) -> Table:
@@ -93,15 +114,20 @@ def _costs(costs: Mapping[str, Any]) -> Table:
 
 def show_comparison(benchmark: Benchmark, found: Mapping[str, Any], out: Path | None) -> None:
     """The tables of ``simignore compare``: accuracy at equal tokens and at equal cost, then what each costs."""
-    console = Console()
+    console = plain()
     rows: Sequence[Mapping[str, Any]] = found["rows"]
     for at, title in (("tokens", "At equal tokens"), ("cost", "At the prefill cost of dropping before the decoder")):
         if some := [row for row in rows if row["at"] == at]:
-            console.print(_accuracies(some, f"{title}: {benchmark.title}, {rows[0]['questions']} questions"))
+            console.print(
+                _accuracies(some, f"{title}: {benchmark.title}, {rows[0]['questions']} questions", found["main"])
+            )
+    for row in rows:
+        if "impossible" in row:
+            console.print(f"{row['method']} at the cost of {_budget(row)}: {row['impossible']}", soft_wrap=True)
     console.print(
         Text(
-            "Points, with 95 % intervals; of differences by paired bootstrap over the same questions. kept: image tokens. "
-            "held: of them in a decoder layer, mean.",
+            "Points, with 95 % intervals; of differences by paired bootstrap over the same questions, against random at the "
+            "same budget. kept: image tokens. held: of them in a decoder layer, mean.",
             style="dim",
         )
     )
@@ -117,13 +143,31 @@ def show_comparison(benchmark: Benchmark, found: Mapping[str, Any], out: Path | 
         console.print(Text(f"Kept in {out}; draw it: simignore report {out}", style="dim"))
 
 
-def _accuracies(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+def _accuracies(rows: Sequence[Mapping[str, Any]], title: str, main: str) -> Table:
+    """One line per row; the benchmark's main figure stands beside the accuracy where it is another."""
     table = _plain(title)
-    for heading in ("kept", "held", "accuracy", "against random", "better?", "against full"):
+    own = main if main != "accuracy" and any(main in row.get("metrics", {}) for row in rows) else None
+    headings = [
+        "budget",
+        "kept",
+        "held",
+        *([own] if own else []),
+        "accuracy",
+        "against random",
+        "better?",
+        "against full",
+    ]
+    for heading in headings:
         table.add_column(heading, justify="right", no_wrap=not heading.startswith("against"))
     for row in rows:
-        table.add_row(row["method"], *_cells(row))
+        budget, kept, held, *rest = _cells(row)
+        figure = [official_figure(row["metrics"][own]) if own in row.get("metrics", {}) else ""] if own else []
+        table.add_row(row["method"], budget, kept, held, *figure, *rest)
     return table
+
+
+def _budget(row: Mapping[str, Any]) -> str:
+    return "all" if row["keep"] is None else f"{row['keep']:g}"
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -153,9 +197,10 @@ def _plain(title: str) -> Table:
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
     if "impossible" in row:
-        return [f"{row['keep']:g}", "", "cannot"]
+        return [_budget(row), "", "", "cannot"]
     better = "" if "versus_random" not in row else "yes" if row["significantly_better_than_random"] else "no"
     return [
+        _budget(row),
         _number(row, "kept"),
         _number(row, "held"),
         f"{row['accuracy'] * 100:.1f} ({row['low'] * 100:.1f}-{row['high'] * 100:.1f})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from threading import Lock
 from typing import Any
 
 import torch
@@ -49,17 +50,19 @@ class Answerer:
     def __init__(self, model: Any, processor: Any, benchmark: Benchmark) -> None:
         self.model, self.processor, self.benchmark = model, processor, benchmark
         self._mark: str | None = None
+        self._tokenizer = Lock()  # a batch is made ready while another is answered, and tokenizers keep how they pad
 
     def ready(self, items: Sequence[Item]) -> Batch:
         """Open the images and let the processor make one batch of these questions."""
         pictures = [[opened(image, self.benchmark.square) for image in item.images] for item in items]
-        if self._mark is None:
-            self._mark = self._marked(items[0], pictures[0])
-        asked = [
-            phrase(self.processor, len(own), **self.benchmark.words(item), mark=self._mark)
-            for item, own in zip(items, pictures, strict=True)
-        ]
-        inputs = self._processed([one.text for one in asked], self._arranged(pictures))
+        with self._tokenizer:
+            if self._mark is None:
+                self._mark = self._marked(items[0], pictures[0])
+            asked = [
+                phrase(self.processor, len(own), **self.benchmark.words(item), mark=self._mark)
+                for item, own in zip(items, pictures, strict=True)
+            ]
+            inputs = self._processed([one.text for one in asked], self._arranged(pictures))
         if not bool(inputs["attention_mask"][:, -1].all()):
             raise ValueError(
                 "the processor pads on the right, and generation reads on; set tokenizer.padding_side='left'"
@@ -126,7 +129,8 @@ class Answerer:
         if batch.seen is not None and not looks(method):
             del inputs["pixel_values"]
             inputs["mm_encoder_outputs"] = {"image": batch.seen}  # type: ignore[assignment]
-        query = None if method is None else [one.query(span_of(method)) for one in batch.asked]
+        with self._tokenizer:
+            query = None if method is None else [one.query(span_of(method)) for one in batch.asked]
         with torch.inference_mode(), method(model, query=query) if method else nullcontext() as trace:
             output = model.generate(**inputs, do_sample=False, max_new_tokens=self.benchmark.max_new_tokens)
         texts = self.processor.batch_decode(output[:, width:], skip_special_tokens=True)

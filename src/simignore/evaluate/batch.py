@@ -108,7 +108,9 @@ def answer_table(
     def answered(parts: list[Part]) -> Iterator[list[Row]]:
         return map(asker.answer, batches(asker.ready, parts))
 
-    return _written(Facts(about(model, name), surroundings(model)), table, method, items, out, batch, tick, answered)
+    return _written(
+        Facts(about(model, name, processor), surroundings(model)), table, method, items, out, batch, tick, answered
+    )
 
 
 def answer_table_on_ray(

@@ -119,7 +119,7 @@ def report(benchmark: Benchmark, items: Sequence[Item], told: Sequence[str], sco
         for kind, value in item.groups.items():
             groups.setdefault(kind, {}).setdefault(value, []).append(score)
     return {
-        **share(scores),
+        **share(scores, [item.cluster for item in items]),
         "unreadable": sum(benchmark.unreadable(item, text) for item, text in zip(items, told, strict=True)),
         "metrics": benchmark.metrics(items, told, scores),
         "groups": {kind: {value: share(own) for value, own in values.items()} for kind, values in groups.items()},

@@ -42,7 +42,7 @@ class Entry:
     def key(self) -> str:
         """A name for its folder."""
         seed = f"-seed{self.method.seed}" if isinstance(self.method, Random) else ""
-        keep = "" if self.keep is None else f"-{self.keep:g}"
+        keep = "" if self.keep is None else f"-{self.keep!r}"
         return re.sub(r"[^a-z0-9.-]+", "-", f"{self.label}{keep}{seed}{'-cost' if self.at == 'cost' else ''}".lower())
 
 
@@ -55,7 +55,8 @@ def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Seq
     """
     published = [Entry(name, _budget(preset(name)), preset(name), fixed=True) for name in presets]
     found = [Entry(FULL, None, None)]
-    for keep in dict.fromkeys([*keeps, *(entry.keep for entry in published if entry.keep is not None)]):
+    budgets = [*keeps, *(entry.keep for entry in published if entry.keep is not None)]
+    for keep in {repr(keep): keep for keep in budgets}.values():  # 1 token and 1.0 of them are equal numbers
         found += [Entry(RANDOM, keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
         found += [Entry(POOLED, keep, Pooled(keep=keep))]
         for method in methods:
@@ -101,7 +102,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
         if entry.keep not in reference:
             reference[entry.keep] = flops(model, prompt, Random(keep=entry.keep)) * CLOSE
         fits = partial(_fits, model, prompt, entry.method, reference[entry.keep])
-        most = entry.keep if isinstance(entry.keep, int) else max(1, round(entry.keep * image_tokens))
+        most = entry.keep if isinstance(entry.keep, int) else max(1, int(entry.keep * image_tokens + 0.5))
         if fits(most):
             continue
         if fewer := _largest(fits, most):
@@ -156,15 +157,18 @@ def rows(
 ) -> list[dict[str, Any]]:
     """The lines of a comparison: accuracy with interval, difference to chance and to all tokens on the same questions, cost."""
     chance = {
-        keep: np.mean([results[e.key].scores for e in every if e.label == RANDOM and e.keep == keep], axis=0).tolist()
-        for keep in {e.keep for e in every if e.label == RANDOM}
+        keep: np.mean(
+            [results[e.key].scores for e in every if e.label == RANDOM and repr(e.keep) == keep], axis=0
+        ).tolist()
+        for keep in {repr(e.keep) for e in every if e.label == RANDOM}
     }
     found, seen = [], set()
     for entry in every:
-        if (entry.label, entry.keep, entry.at) in seen:
+        if (entry.label, repr(entry.keep), entry.at) in seen:
             continue  # another seed of chance
-        seen.add((entry.label, entry.keep, entry.at))
-        found.append(_row(entry, results, chance, costs))
+        seen.add((entry.label, repr(entry.keep), entry.at))
+        alike = [results[e.key] for e in every if e.label == RANDOM and repr(e.keep) == repr(entry.keep)]
+        found.append(_row(entry, results, chance, costs, alike if entry.label == RANDOM else []))
     return found
 
 
@@ -173,24 +177,22 @@ def _row(
     results: Mapping[str, Result],
     chance: Mapping[Any, list[float]],
     costs: Mapping[str, Mapping[str, Any]],
+    seeds: Sequence[Result],
 ) -> dict[str, Any]:
+    """One line. seeds: of chance, the results of all its seeds, whose figures are averaged."""
     plain: dict[str, Any] = {"method": entry.label, "keep": entry.keep, "at": entry.at}
     if entry.impossible:
         return {**plain, "impossible": entry.impossible}
     result = results[entry.key]
-    scores = chance[entry.keep] if entry.label == RANDOM else result.scores
+    scores = chance[repr(entry.keep)] if seeds else result.scores
     clusters = [item.cluster for item in result.items]
     plain |= {"configuration": None if entry.method is None else repr(entry.method)}
-    plain |= share(scores)
-    plain |= {
-        name: result.metrics[name]
-        for name in ("metrics", "unreadable", "image_tokens", "kept", "held")
-        if name in result.metrics
-    }
+    plain |= share(scores, clusters)
+    plain |= _figures(seeds or [result])
     if entry.label == RANDOM:
         plain |= {"seeds": list(SEEDS), "configuration": repr(Random(keep=entry.keep or 1))}
     elif entry.keep is not None:
-        versus = paired(scores, chance[entry.keep], clusters)
+        versus = paired(scores, chance[repr(entry.keep)], clusters)
         plain |= {"versus_random": versus, "significantly_better_than_random": versus["better"]}
     if entry.label != FULL:
         plain["versus_full"] = paired(scores, results[FULL].scores, clusters)
@@ -204,6 +206,19 @@ def _row(
         }
     plain["groups"] = _groups(result, scores)
     return plain
+
+
+def _figures(results: Sequence[Result]) -> dict[str, Any]:
+    """The official figures and token counts of a run; of several seeds their means."""
+    told = [result.metrics for result in results]
+    found: dict[str, Any] = {
+        name: sum(one[name] for one in told) / len(told)
+        for name in ("unreadable", "image_tokens", "kept", "held")
+        if all(name in one for one in told)
+    }
+    official = [one["metrics"] for one in told]
+    numbers = [name for name, value in official[0].items() if isinstance(value, int | float)]
+    return found | {"metrics": {name: sum(one[name] for one in official) / len(official) for name in numbers}}
 
 
 def _groups(result: Result, scores: Sequence[float]) -> dict[str, dict[str, Any]]:

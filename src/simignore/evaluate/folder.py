@@ -8,6 +8,7 @@ every answer, are the same as without the stop.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -41,7 +42,7 @@ class Folder:
         """The configuration with one more start. Raises ValueError for another run's."""
         config = self._config()
         if config is None:
-            if strange := [entry.name for entry in self.path.iterdir() if entry.name != _LOCK]:
+            if strange := [entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")]:
                 raise ValueError(
                     f"--out {self.path} holds {', '.join(sorted(strange)[:5])} but no {CONFIG}; name an empty folder"
                 )
@@ -103,6 +104,8 @@ def whole_batches(file: Path, ids: Sequence[str], batch: int) -> list[dict[str, 
         row = read_line(file, number, line)
         if row.get("id") != name:
             raise ValueError(f"{file}, line {number}: id {row.get('id')!r} stands where {name!r} belongs")
+        if not isinstance(row.get("told", row.get("answer", row.get("error"))), str):
+            raise ValueError(f"{file}, line {number}, lacks what was told; take the file away and ask anew")
         found.append(row)
     complete = len(found) if len(found) == len(ids) else len(found) // batch * batch
     size = sum(len(line) for line in lines[:complete])
@@ -129,9 +132,12 @@ def locked(path: Path, lock: Path) -> int | None:
     handle = os.open(lock, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(handle)
         raise ValueError(f"--out {path} is being written by another process; wait for it, or name another") from None
+    except OSError:  # a file system without locks, as some networks have
+        os.close(handle)
+        return None
     return handle
 
 
@@ -143,8 +149,25 @@ def differing(there: Mapping[str, Any], here: Mapping[str, Any], under: str = ""
         if isinstance(a, dict) and isinstance(b, dict):
             found += differing(a, b, f"{under}{name}.")
         elif a != b:
-            found.append(f"{under}{name}: {a!r} there, {b!r} here")
-    return found
+            found += _parts(a, b) or [f"{under}{name}: {a!r} there, {b!r} here"]
+    readable = [one for one in found if "sha256:" not in one]
+    return readable or found  # a digest says nothing where something else does
+
+
+def _parts(there: Any, here: Any) -> list[str]:
+    """Of two configurations of one class, written as ``Name(a=1, b=2)``, the fields that differ; nothing for anything else."""
+    try:
+        one, other = (ast.parse(text, mode="eval").body for text in (there, here))
+    except (SyntaxError, TypeError, ValueError):
+        return []
+    if not (isinstance(one, ast.Call) and isinstance(other, ast.Call)) or ast.dump(one.func) != ast.dump(other.func):
+        return []
+    a, b = ({str(word.arg): ast.unparse(word.value) for word in call.keywords} for call in (one, other))
+    return [
+        f"{name}: {a.get(name)} there, {b.get(name)} here"
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    ]
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simignore.evaluate.benchmarks import BENCHMARKS
 from simignore.evaluate.folder import CONFIG, METRICS, PREDICTIONS, read_json, read_jsonl
 from simignore.evaluate.statistics import paired
 
 COMPARISON, COST = "comparison.json", "cost.json"
+ALIKE = (
+    "benchmark",
+    "questions_sha256",
+    "model",
+    "weights_sha256",
+    "dtype",
+    "device",
+)  # what runs must share to be compared
 
 
 @dataclass(frozen=True)
@@ -29,21 +38,24 @@ def gather(folders: Iterable[Path]) -> list[Section]:
     Raises OSError for a folder that is not there, ValueError for one that is no run, or whose run is not finished.
     """
     found: list[Section] = []
-    singles: dict[tuple[str, str], list[Path]] = {}
+    singles: dict[tuple[str, ...], list[Path]] = {}
     for folder in folders:
         if not folder.is_dir():
             raise OSError(f"there is no folder {folder}; name one that `simignore evaluate` or `compare` wrote (--out)")
         if (folder / COMPARISON).is_file():
             told = read_json(folder / COMPARISON)
-            found.append(Section(told["benchmark"], told["rows"], _facts(told), [folder]))
+            found.append(
+                Section(_titled(told, told["rows"][0]["questions"], [folder]), told["rows"], _facts(told), [folder])
+            )
         elif (folder / CONFIG).is_file():
             if not (folder / METRICS).is_file():
                 raise ValueError(f"the run in {folder} is not finished (no {METRICS}); repeat its command to go on")
             config = read_json(folder / CONFIG)
-            singles.setdefault((config["benchmark"], config["questions_sha256"]), []).append(folder)
+            alike = tuple(str(config.get(name)) for name in ALIKE)
+            singles.setdefault(alike, []).append(folder)
         else:
             raise ValueError(f"{folder} holds neither {COMPARISON} nor {CONFIG}; name a folder that --out wrote")
-    return found + [_runs(benchmark, own) for (benchmark, _), own in singles.items()]
+    return found + [_runs(own) for own in singles.values()]
 
 
 def _facts(told: dict[str, Any]) -> dict[str, Any]:
@@ -52,27 +64,39 @@ def _facts(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _runs(benchmark: str, folders: list[Path]) -> Section:
+def _titled(told: dict[str, Any], questions: int, sources: list[Path]) -> str:
+    """Which questions, of which model, from where."""
+    name = told["benchmark"].partition("(")[0]
+    title = next((kind.title for kind in BENCHMARKS.values() if kind.__name__ == name), name)
+    return f"{title}, {questions:,} questions, {told['model']} ({', '.join(map(str, sources))})"
+
+
+def _runs(folders: list[Path]) -> Section:
     """Single runs over the same questions; the others are set against the one with all image tokens, if it is there."""
     configs = {folder: read_json(folder / CONFIG) for folder in folders}
-    scores = {folder: [line["score"] for _, line in read_jsonl(folder / PREDICTIONS)] for folder in folders}
+    lines = {folder: [line for _, line in read_jsonl(folder / PREDICTIONS)] for folder in folders}
+    scores = {folder: [line["score"] for line in own] for folder, own in lines.items()}
+    names = [folder.resolve().name for folder in folders]
     full = next((folder for folder, config in configs.items() if config["method"] is None), None)
     rows = []
-    for folder, config in configs.items():
+    for (folder, config), name in zip(configs.items(), names, strict=True):
+        own = name if names.count(name) == 1 else f"{folder.resolve().parent.name}/{name}"
         metrics = read_json(folder / METRICS)
         row: dict[str, Any] = {
-            "method": "full" if config["method"] is None else folder.name,
+            "method": "full" if config["method"] is None else own,
             "at": "tokens",
             "keep": None,
         }
         row |= {"configuration": config["method"], **metrics}
         if full is not None and folder != full:
-            row["versus_full"] = paired(scores[folder], scores[full])
+            clusters = [line.get("cluster") for line in lines[folder]]
+            row["versus_full"] = paired(scores[folder], scores[full], clusters)
         if (folder / COST).is_file():
             row["cost"] = _cost(read_json(folder / COST))
         rows.append(row)
     last = configs[folders[-1]]
-    return Section(benchmark, rows, _facts({**last["starts"][-1], **last}), folders)
+    title = _titled(last, last["questions"], folders)
+    return Section(title, rows, _facts({**last["starts"][-1], **last}), folders)
 
 
 def _cost(costs: dict[str, Any]) -> dict[str, Any]:

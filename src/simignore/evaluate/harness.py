@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,9 +15,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+import torch
+
 from simignore.evaluate.answering import Answerer, Batch, Told, looks
 from simignore.evaluate.benchmark import Benchmark, Item, report
 from simignore.evaluate.folder import Folder
+from simignore.evaluate.pictures import Picture
 from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
 
@@ -83,7 +87,7 @@ def sweep(
     :func:`evaluate`.
     """
     answerer = Answerer(model, processor, benchmark)
-    facts = Facts(about(model, name), surroundings(model))
+    facts = Facts(about(model, name, processor), surroundings(model))
     with started(facts, benchmark, methods, items, batch=batch, folders=folders, tick=tick) as runs:
         left = unanswered(runs, len(items), batch)
         parts = [items[start : start + batch] for start in left]
@@ -212,6 +216,7 @@ def row(benchmark: Benchmark, item: Item, told: Told) -> Row:
         "answer": item.answer,
         "score": benchmark.score(item, told.text),
         "groups": dict(item.groups),
+        **({} if item.cluster is None else {"cluster": item.cluster}),
     }
     tokens = {"image_tokens": told.image_tokens, "kept": told.kept, "held": told.held}
     return found | {name: value for name, value in tokens.items() if value is not None}
@@ -226,23 +231,15 @@ def summary(benchmark: Benchmark, items: Sequence[Item], rows: Sequence[Row]) ->
     return {"benchmark": benchmark.name, "version": benchmark.version, **found}
 
 
-def identity(
-    model: Any, benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int, name: str
-) -> dict[str, Any]:
-    """Everything that the answers depend on, apart from versions and hardware."""
-    return identified(about(model, name), benchmark, method, items, batch)
-
-
 def identified(
     about: Mapping[str, Any], benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int
 ) -> dict[str, Any]:
-    """The same, from what :func:`about` said of the model."""
+    """Everything that the answers depend on, apart from versions and hardware. about: what :func:`about` said of the model."""
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item.id, benchmark.words(item), item.answer], default=str, sort_keys=True).encode())
         for image in item.images:
-            if isinstance(image, Path):
-                digest.update(f"{image.name} {image.stat().st_size}".encode())
+            digest.update(_digest(image))
     return {
         "benchmark": repr(benchmark),
         "version": benchmark.version,
@@ -255,8 +252,17 @@ def identified(
     }
 
 
-def about(model: Any, name: str = "") -> dict[str, Any]:
-    """What the answers depend on in the model itself. name: what it is called in the record."""
+def _digest(image: Picture) -> bytes:
+    """What tells an image from another: of a file its name, its size and its first part; of what draws one, all of it."""
+    if isinstance(file := getattr(image, "file", image), Path):
+        with file.open("rb") as opened:
+            return f"{file.name} {file.stat().st_size}".encode() + opened.read(65536)
+    return pickle.dumps(image)
+
+
+def about(model: Any, name: str = "", processor: Any = None) -> dict[str, Any]:
+    """What the answers depend on in the model and its chat template. name: what it is called in the record."""
+    template = str(getattr(processor, "chat_template", None)).encode()
     weights = next(model.parameters())
     return {
         "model": name or getattr(model, "name_or_path", "") or type(model).__name__,
@@ -264,16 +270,18 @@ def about(model: Any, name: str = "") -> dict[str, Any]:
         "dtype": str(weights.dtype).removeprefix("torch."),
         "device": weights.device.type,
         "attention": getattr(model.config, "_attn_implementation", None),
+        "chat_template_sha256": hashlib.sha256(template).hexdigest()[:16],
     }
 
 
 def fingerprint(model: Any) -> str:
-    """A digest that tells models apart: of every parameter's name, shape and first values."""
+    """A digest that tells models apart: of every parameter's name, shape, first values and the sum of its bytes."""
     digest = hashlib.sha256()
     for name, value in model.state_dict().items():
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
         with suppress(RuntimeError, TypeError, NotImplementedError):  # quantised kinds
-            digest.update(value.detach().flatten()[:64].float().cpu().numpy().tobytes())
+            raw = value.detach().contiguous().flatten().view(torch.uint8)
+            digest.update(raw[:256].cpu().numpy().tobytes() + str(int(raw.sum(dtype=torch.int64))).encode())
     return digest.hexdigest()[:16]
 
 
@@ -286,7 +294,6 @@ __all__ = [
     "evaluate",
     "fingerprint",
     "identified",
-    "identity",
     "in_turn",
     "row",
     "started",

@@ -195,10 +195,10 @@ def look(load: Load, name: str) -> Facts:
 
 def _seen(load: Load, name: str, threads: int | None) -> dict[str, Any]:
     try:
-        model, _ = _loaded(load, threads)
+        model, processor = _loaded(load, threads)
     except _USERS as error:
         return {"failed": _said(error)}
-    return {"about": about(model, name), "surroundings": surroundings(model)}
+    return {"about": about(model, name, processor), "surroundings": surroundings(model)}
 
 
 def spread(
@@ -242,7 +242,7 @@ class _Worker:
     def __init__(self, load: Load, make: Make, expected: Mapping[str, Any], name: str, threads: int | None) -> None:
         model, processor = _loaded(load, threads)
         self.work = make(model, processor)
-        here = about(model, name)
+        here = about(model, name, processor)
         other = {key: (value, here.get(key)) for key, value in expected.items() if here.get(key) != value}
         self.problem = f"the workers do not hold the same model: {other}; let them load the same files" if other else ""
 

@@ -11,27 +11,31 @@ from numpy.typing import NDArray
 
 Z = 1.959964  # 95 %
 RESAMPLES = 10_000
+LEAST = 6  # clusters that must differ before a difference is called one: five of five is no rare event for a coin (p = 0.06)
 
 
-def share(scores: Sequence[float]) -> dict[str, Any]:
+def share(scores: Sequence[float], clusters: Sequence[str | None] | None = None) -> dict[str, Any]:
     """Mean score and the ends of its 95 % interval.
 
-    For scores that are all 0 or 1 the interval is Wilson's (1927); for partial ones (TextVQA's) the normal one of the mean.
-    Raises ValueError for no score at all.
+    For scores that are all 0 or 1 the interval is Wilson's (1927), for partial ones (TextVQA's) the normal one of the mean, and
+    where questions share a cluster (an image) the bootstrap's over whole clusters. Raises ValueError for no score at all.
     """
     n = len(scores)
     if not n:
         raise ValueError("there is no score to average: nothing was asked")
     mean = math.fsum(scores) / n
-    if all(score in (0, 1) for score in scores):
-        low, high = wilson(round(math.fsum(scores)), n)
+    spread = math.fsum((score - mean) ** 2 for score in scores)
+    if _shared(clusters) and spread:
+        low, high = _ends(scores, clusters, 0, RESAMPLES)
+    elif not spread or all(score in (0, 1) for score in scores):
+        low, high = wilson(math.fsum(scores), n)
     else:
-        spread = Z * math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / max(1, n - 1) / n)
+        spread = Z * math.sqrt(spread / max(1, n - 1) / n)
         low, high = max(0.0, mean - spread), min(1.0, mean + spread)
     return {"accuracy": mean, "low": low, "high": high, "right": math.fsum(scores), "questions": n}
 
 
-def wilson(right: int, asked: int) -> tuple[float, float]:
+def wilson(right: float, asked: int) -> tuple[float, float]:
     """The ends of Wilson's 95 % interval of a share."""
     middle = (right + Z * Z / 2) / (asked + Z * Z)
     spread = Z * math.sqrt(right * (asked - right) / asked + Z * Z / 4) / (asked + Z * Z)
@@ -49,24 +53,39 @@ def paired(
 
     Questions are resampled in whole clusters (all of one image), with replacement (Efron 1979; percentile interval). A mean
     depends only on how often each difference occurs, so counts are drawn instead of questions: exact, and fast for millions.
-    Returns ``difference``, ``low``, ``high``, and ``better`` and ``worse``: whether the interval lies on one side of 0.
+    Returns ``difference``, ``low``, ``high``, and ``better`` and ``worse``: whether the interval lies on one side of 0 and at
+    least six clusters differ (fewer say nothing, however they fall).
     Raises ValueError for lists of different lengths or empty ones.
     """
     if len(these) != len(those) or not len(these):
         raise ValueError(f"{len(these)} scores cannot be paired with {len(those)}; both must answer the same questions")
     difference = np.asarray(these, dtype=np.float64) - np.asarray(those, dtype=np.float64)
-    sums, sizes = _by_cluster(difference, clusters)
-    values, counts = np.unique(np.stack([sums.round(9), sizes], 1), axis=0, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    means = drawn @ values[:, 0] / (drawn @ values[:, 1])
-    low, high = (float(end) for end in np.quantile(means, [0.025, 0.975]))
+    low, high = _ends(difference, clusters, seed, resamples)
+    telling = int((np.abs(_by_cluster(difference, clusters)[0]) > 1e-9).sum()) >= LEAST
     return {
         "difference": float(difference.mean()),
         "low": low,
         "high": high,
-        "better": low > 0,
-        "worse": high < 0,
+        "better": low > 0 and telling,
+        "worse": high < 0 and telling,
     }
+
+
+def _ends(
+    scores: Sequence[float] | NDArray[np.float64], clusters: Sequence[str | None] | None, seed: int, resamples: int
+) -> tuple[float, float]:
+    """The ends of the bootstrap's 95 % interval of a mean, whole clusters resampled."""
+    sums, sizes = _by_cluster(np.asarray(scores, dtype=np.float64), clusters)
+    values, counts = np.unique(np.stack([sums.round(9), sizes], 1), axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    low, high = np.quantile(drawn @ values[:, 0] / (drawn @ values[:, 1]), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _shared(clusters: Sequence[str | None] | None) -> bool:
+    """Whether any two questions share a cluster."""
+    named = [cluster for cluster in clusters or () if cluster is not None]
+    return len(set(named)) < len(named)
 
 
 def _by_cluster(

@@ -12,7 +12,7 @@ Row = Mapping[str, Any]
 FULL, RANDOM = "full", "random"
 # Okabe and Ito's colours, apart for every eye, then dashes once they are used up
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31")
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX"  # seven, so that colour and marker repeat together only after 56 methods
 CHANCE = "#8A8F99"
 
 
@@ -27,7 +27,11 @@ def by_tokens(rows: Sequence[Row], title: str = "") -> Figure:
 def by_prefill(rows: Sequence[Row], title: str = "") -> Figure:
     """Accuracy against prefill time as a share of that with all image tokens, measured in the same run. Raises ValueError for
     rows without costs."""
-    timed = [{**row, "share": row["cost"]["of_full"]["prefill_seconds"]} for row in rows if "cost" in row]
+    timed = [
+        {**row, "share": row["cost"]["of_full"]["prefill_seconds"]}
+        for row in rows
+        if "cost" in row and row.get("at") == "tokens"
+    ]
     return _lines(timed, "share", "prefill time, of that with all image tokens (vision tower included)", title)
 
 
@@ -48,8 +52,8 @@ def by_group(rows: Sequence[Row], kind: str, keep: float | None, title: str = ""
     ):
         points = [row["groups"][kind].get(value, {}).get("accuracy") for value in values]
         known = [(point * 100, place + aside) for place, point in enumerate(points) if point is not None]
-        axis.plot(*zip(*known, strict=True), **{**style, "linestyle": "none"}, label=row["method"])
-    axis.set_yticks(range(len(values)), [value.replace("_", " ") for value in values])
+        axis.plot(*zip(*known, strict=True), **{**style, "linestyle": "none"}, label=_said(row["method"]))
+    axis.set_yticks(range(len(values)), [_said(value).replace("_", " ") for value in values])
     axis.invert_yaxis()
     axis.set_xlabel("accuracy, %" if keep is None else f"accuracy, % (keep {keep:g})")
     axis.grid(axis="x", alpha=0.25)
@@ -58,6 +62,12 @@ def by_group(rows: Sequence[Row], kind: str, keep: float | None, title: str = ""
     )
     _legend(axis)
     return figure
+
+
+def _said(name: str) -> str:
+    """A name as matplotlib prints it: no formulas between dollars, and no label that it leaves out."""
+    name = name.replace("$", r"\$")
+    return f" {name}" if name.startswith("_") or not name else name
 
 
 def _aside(count: int, width: float) -> list[float]:
@@ -73,14 +83,9 @@ def _lines(rows: Sequence[Row], along: str, label: str, title: str) -> Figure:
     figure, axis = _blank(title)
     for row in rows:
         if row["method"] == FULL:
-            axis.axhline(row["accuracy"] * 100, color="#444444", linewidth=1, linestyle=(0, (1, 1)))
-            axis.annotate(
-                "all image tokens",
-                (1, row["accuracy"] * 100),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                size=8,
+            axis.axhspan(row["low"] * 100, row["high"] * 100, color="#444444", alpha=0.07, linewidth=0)
+            axis.axhline(
+                row["accuracy"] * 100, color="#444444", linewidth=1, linestyle=(0, (1, 1)), label="all image tokens"
             )
     reach = [row[along] for row in rows if along in row and row["method"] != FULL]
     width = 0.03 * ((max(reach) - min(reach)) or max(reach))
@@ -91,7 +96,7 @@ def _lines(rows: Sequence[Row], along: str, label: str, title: str) -> Figure:
             [(row["accuracy"] - row["low"]) * 100 for row in own],
             [(row["high"] - row["accuracy"]) * 100 for row in own],
         ]
-        axis.errorbar(places, middle, yerr=ends, label=method, capsize=2, elinewidth=0.8, **style)
+        axis.errorbar(places, middle, yerr=ends, label=_said(method), capsize=2, elinewidth=0.8, **style)
     axis.set(xlabel=label, ylabel="accuracy, %")
     axis.grid(alpha=0.25)
     _legend(axis)
@@ -119,7 +124,7 @@ def _blank(title: str, height: float = 4.4) -> tuple[Figure, Any]:
     axis = figure.add_subplot()
     axis.spines[["top", "right"]].set_visible(False)
     if title:
-        axis.set_title(title, loc="left", size=10)
+        axis.set_title(_said(title), loc="left", size=10)
     return figure, axis
 
 

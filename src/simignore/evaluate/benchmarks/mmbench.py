@@ -121,12 +121,14 @@ def chosen_letter(told: str, options: Sequence[str]) -> str | None:
     if match and match[1] in letters:  # "a" is no letter of an option
         return match[1]
     plain = text.rstrip(".").casefold()
+    if not plain:
+        return None
     wanted = [option.strip().rstrip(".").casefold() for option in options]
     same = [letter for letter, option in zip(letters, wanted, strict=True) if option == plain]
     inside = [
         letter
         for letter, option in zip(letters, wanted, strict=True)
-        if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", plain)
+        if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", plain)
     ]
     hits = same or inside
     return hits[0] if len(hits) == 1 else None

@@ -13,7 +13,7 @@ from simignore.evaluate.copies import is_copy, read_copy
 from simignore.evaluate.folder import read_json, read_text
 from simignore.evaluate.reading import read_letter
 from simignore.evaluate.statistics import share
-from simignore.wording import LETTERS, NO_CONTEXT, AnswerAs
+from simignore.wording import LETTERS, NO_CONTEXT, AnswerAs, wording
 
 SUBSETS = ("image", "all")
 SUBJECTS = {"natural science": "NAT", "social science": "SOC", "language science": "LAN"}
@@ -144,6 +144,10 @@ def _item(
     images: tuple[Picture, ...],
     problem: Mapping[str, Any],
 ) -> Item:
+    try:
+        wording(question, context=hint, options=options)
+    except ValueError as error:
+        raise ValueError(f"problem {pid!r} cannot be asked: {error}") from None
     groups = {"text": "TXT"} if hint else {}
     groups |= {"image": "IMG"} if images else {}
     groups |= {} if groups else {"no context": "NO"}
