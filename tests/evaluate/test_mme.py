@@ -138,7 +138,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="OCR holds no .txt file with questions"):
         MME(data=data).items()
     (data / "artwork" / "images" / "0002.png").unlink()
-    with pytest.raises(OSError, match="images has no image 0002 .*0002.txt; add it"):
+    with pytest.raises(OSError, match="images has no image 0002 .*txt files; add them"):
         MME(data=data).items()
     (data / "artwork" / "images" / "0001.png").unlink()
     (data / "artwork" / "images").rmdir()

@@ -77,9 +77,9 @@ class MME(Benchmark):
         files = sorted((texts if apart else folder).glob("*.txt"))
         if not files:
             raise ValueError(f"{texts if apart else folder} holds no .txt file with questions; {task} is empty")
+        if missing := [file.stem for file in files if file.stem not in known]:
+            raise OSError(f"{pictures} has no image {', '.join(missing)} for {task}'s .txt files; add them")
         for file in files:
-            if file.stem not in known:
-                raise OSError(f"{pictures} has no image {file.stem} ({', '.join(SUFFIXES)}) for {file}; add it")
             for number, (question, answer) in enumerate(pair(file), start=1):
                 yield Item(
                     id=f"{task}/{file.stem}/{number}",

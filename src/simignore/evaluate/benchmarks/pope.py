@@ -39,7 +39,9 @@ class Pope(Benchmark):
 
     def items(self) -> list[Item]:
         folder = picture_folder(self, "val2014")
-        return [item for category, file in self._files().items() for item in self._of(category, file, folder)]
+        files = self._files()
+        prefix = "{}/" if len(files) > 1 else ""  # the three files count their questions alike
+        return [item for name, file in files.items() for item in self._of(name, file, folder, prefix.format(name))]
 
     def _files(self) -> dict[str, Path]:
         """The file of each category. Raises OSError for a missing one, ValueError for names that do not say which it is."""
@@ -56,7 +58,7 @@ class Pope(Benchmark):
             raise OSError(f"--data {data} has no file for {', '.join(missing)}; {self.name} reads {self.layout}")
         return {category: files[category] for category in CATEGORIES}
 
-    def _of(self, category: str, file: Path, folder: Path) -> list[Item]:
+    def _of(self, category: str, file: Path, folder: Path, prefix: str) -> list[Item]:
         found = []
         for number, row in read_jsonl(file):
             where = f"{file}, line {number}"
@@ -66,7 +68,7 @@ class Pope(Benchmark):
             image = words(row, "image", where)
             found.append(
                 Item(
-                    id=f"{category}/{name_of(row, 'question_id', where)}",
+                    id=f"{prefix}{name_of(row, 'question_id', where)}",
                     question=words(row, "text", where),
                     images=(folder / image,),
                     answer=label,
