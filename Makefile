@@ -21,8 +21,8 @@ $(READY): pyproject.toml constraints.txt
 $(TESTED): $(READY) requirements-lmms.txt
 	@echo "adding what the tests of Ray, lmms-eval and data set copies need"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,ray]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements-lmms.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
 	@touch $(TESTED)
 
 setup: $(READY) ## make the virtual environment
