@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import save, surroundings
-from benchmarks.scenes import Item, items, question_prompt
 from simignore import tiny
+from simignore.answer import span_of
+from simignore.evaluate import BENCHMARKS, Item
+from simignore.evaluate.answering import Answerer
 from simignore.methods import METHODS, Method
-from simignore.tiny.model import scale_of
 
 KEPT = 0.125
 console = Console(width=100)
@@ -29,13 +30,10 @@ console = Console(width=100)
 
 def chosen(model: Any, processor: Any, some: list[Item], method: Method) -> list[set[int]]:
     """The image tokens that stay of each question's image, all questions in one left-padded batch."""
-    prompts = [question_prompt(processor, item, scale_of(model)) for item in some]
-    images = [image for prompt in prompts for image in prompt.images]
-    inputs = processor(text=[prompt.text for prompt in prompts], images=images, padding=True, return_tensors="pt")
-    inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-    query = [prompt.query(getattr(method, "span", "user")) for prompt in prompts]
+    batch = Answerer(model, processor, BENCHMARKS["scenes"]()).ready(some)
+    query = [one.query("user" if span_of(method) == "auto" else span_of(method)) for one in batch.asked]
     with torch.inference_mode(), method(model, query=query) as trace:
-        model(**inputs, logits_to_keep=1)
+        model(**batch.inputs, logits_to_keep=1)
     return [{n for n in row if n >= 0} for row in trace.selections[0].index.tolist()]
 
 
@@ -53,7 +51,7 @@ def main(
     reference, processor = tiny.load()
     copies = {"bfloat16": tiny.load(dtype=torch.bfloat16)[0], "eager": tiny.load()[0]}
     copies["eager"].set_attn_implementation("eager")
-    some = items(per_kind, seed)
+    some = BENCHMARKS["scenes"](per_kind=per_kind, seed=seed).items()  # type: ignore[call-arg]
     result: dict[str, Any] = {**surroundings(torch.device("cpu")), "weights": tiny.fingerprint(), "seed": seed}
     result |= {"questions": len(some), "keep": KEPT, "rows": {}}
     shown = Table("method", *copies)

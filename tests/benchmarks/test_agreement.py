@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from simignore import tiny
+from simignore.evaluate import BENCHMARKS
 from simignore.methods import Random, Simignore
 
 
@@ -26,7 +27,7 @@ def test_the_share_is_of_all_tokens_that_were_chosen_first(agreement):
 
 def test_a_model_agrees_with_itself_and_chance_with_no_rule(agreement):
     model, processor = tiny.load()
-    some = agreement.items(1)[:4]
+    some = BENCHMARKS["scenes"](per_kind=1).items()[:4]
     similar, again, chance = (
         agreement.chosen(model, processor, some, method)
         for method in (Simignore(keep=0.125), Simignore(keep=0.125), Random(keep=0.125))
