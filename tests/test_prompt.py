@@ -207,3 +207,14 @@ def test_odd_but_good_images(tmp_path):
         path = tmp_path / f"{mode.replace(';', '')}.tif"
         Image.new(mode, (9, 7)).save(path)
         assert open_image(path).mode == "RGB"
+
+
+def test_a_truncated_image_is_refused_though_another_package_lets_them_pass(tmp_path, monkeypatch):
+    from PIL import ImageFile
+
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:900])
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ValueError, match="may be truncated"):
+        open_image(tmp_path / "a.png")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # as it was

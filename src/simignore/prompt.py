@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from simignore.wording import PUBLISHED, AnswerAs, Pieces, Style, lettered, wording
@@ -180,6 +180,10 @@ def open_image(source: Any) -> Image.Image:
         raise ValueError(f"no image file at {path}: it is a folder; name a file in it")
     if not path.is_file():
         raise ValueError(f"no image file at {path}; check the path")
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = (
+        ImageFile.LOAD_TRUNCATED_IMAGES,
+        False,
+    )  # some packages switch it on for all
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -191,6 +195,8 @@ def open_image(source: Any) -> Image.Image:
         raise ValueError(
             f"{path} cannot be read as an image ({error}); it may be truncated or of another type"
         ) from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _checked(image: Image.Image, name: str) -> Image.Image:

@@ -176,10 +176,10 @@ def test_debug_shows_where_it_happened(ask):
 
 
 def test_faults_of_the_program_are_not_dressed_up(ask, monkeypatch):
-    from simignore.cli import compare
+    from simignore.cli import beside
 
     def broken(*_):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(compare, "compare", broken)
+    monkeypatch.setattr(beside, "compare", broken)
     assert isinstance(ask().exception, RuntimeError)

@@ -166,6 +166,19 @@ def test_dropping_is_masking(name):
         torch.testing.assert_close(torch.stack(output.logits), torch.stack(masked.logits), **CLOSE)
 
 
+def stayed(trace, sample=0):
+    """The image tokens of a sample that stayed."""
+    return [n for n in trace.selections[0].index[sample].tolist() if n >= 0]
+
+
+def prefilled(model, inputs, method):
+    """The trace of one prefill in the model's own precision."""
+    inputs = {k: v.to(model.dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in inputs.items()}
+    with torch.no_grad(), method(model) as trace:
+        model(**inputs)
+    return trace
+
+
 @LIVELY
 @pytest.mark.parametrize("keep", [5, 0.3])
 def test_a_batch_gives_each_sample_what_it_gets_alone(name, keep):
@@ -177,8 +190,14 @@ def test_a_batch_gives_each_sample_what_it_gets_alone(name, keep):
         together, trace = generated(model, case.inputs(*own), method)
         for b, sample in enumerate(own):
             alone, single = generated(model, case.inputs(sample), method)
-            chosen = trace.selections[0].index[b]
-            assert chosen[chosen >= 0].tolist() == single.selections[0].index[0].tolist()
+            if stayed(trace, b) != stayed(
+                single
+            ):  # a tie that rounding breaks, otherwise on other processors: none in float64
+                exact = copy.deepcopy(model).double()
+                assert stayed(prefilled(exact, case.inputs(*own), method), b) == stayed(
+                    prefilled(exact, case.inputs(sample), method)
+                ), method
+                continue
             assert torch.equal(new_ids(together)[b], new_ids(alone)[0])
             logits = torch.stack(together.logits, 1)[b], torch.stack(alone.logits, 1)[0]
             torch.testing.assert_close(*logits, **CLOSE)
