@@ -166,7 +166,9 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(tiny, images, tmp_
     ticks.clear()
     assert answer_table(*tiny, table, METHOD, table.items(), cut, batch=2, tick=ticks.append) == rows
     assert ticks == [5]
-    with pytest.raises(ValueError, match=r"holds answers of another run \(.*keep: 0.25 there, 3 here.; name another file"):
+    with pytest.raises(
+        ValueError, match=r"holds answers of another run \(.*keep: 0.25 there, 3 here.; name another file"
+    ):
         answer_table(*tiny, table, Simignore(keep=3), table.items(), cut, batch=2)
 
 
