@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sections import CLAIMS, footnote, markdown, read_result, same_weights
+from sections import CLAIMS, MADE_BY, footnote, markdown, read_result, same_weights
 
 
 def accuracy(root: Path) -> str:
@@ -34,7 +34,7 @@ def accuracy(root: Path) -> str:
         for row in rows
     ]
     what = f"{rows[0]['questions']:,} questions on held-out scenes; 95 % intervals, of differences by paired bootstrap"
-    return f"{markdown(head, table)}\n\n{footnote(result, what)}"
+    return f"{markdown(head, table)}\n\n{footnote(result, what)} To repeat it: `{MADE_BY[CLAIMS]}`."
 
 
 def attention(root: Path) -> str:

@@ -12,6 +12,7 @@ from simignore import tiny
 from simignore.families import FAMILIES, Family
 from simignore.methods import METHODS, PRESETS, Method
 from simignore.tiny.evaluate import FORMS
+from simignore.tiny.questions import KINDS
 
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
@@ -249,7 +250,8 @@ def compared(root: Path) -> str:
     budget = f"{dropped[0]['keep']:g} of the image tokens" if dropped else ""
     head = (f"keeps {budget}", "right", "held in a layer, mean", "against random, points", "better than random?")
     what = f"{rows[0]['questions']:,} questions, the same for all; in brackets 95 % intervals, for several seeds their range"
-    return f"{markdown(head, table)}\n\n{footnote(result, what)}"
+    again = MADE_BY[COMPARED].replace("2000", str(rows[0]["questions"] // len(KINDS)))
+    return f"{markdown(head, table)}\n\n{footnote(result, what)} To repeat it: `{again}`."
 
 
 def _against(difference: Mapping[str, Any]) -> tuple[str, str]:
