@@ -5,22 +5,19 @@ from __future__ import annotations
 import gc
 import json
 import os
-import platform
 import random
 import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
-import simignore
+from simignore.evaluate.surroundings import surroundings as anywhere
 
 Sample = dict[str, float]
 
@@ -98,27 +95,12 @@ def ratio(these: Sequence[float], those: Sequence[float]) -> dict[str, Any]:
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a figure depends on: versions, machine, threads, the command, the commit and the time."""
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *_command()]),
-        "commit": _commit(),
-        "versions": {
-            "simignore": simignore.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "hardware": {
-            "cpu": _cpu(),
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": gpu,
-            "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
-        },
-    }
+    """What a figure depends on: versions, machine, threads, load, the command, the commit and the time."""
+    found = anywhere()
+    found |= {"command": shlex.join(["python", *_command()]), "commit": _commit()}
+    found["hardware"]["gpu"] = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    found["hardware"]["load"] = [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None
+    return found
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:
@@ -157,12 +139,3 @@ def _commit() -> str | None:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from simignore.cli.evaluate import NO_METHOD
 from simignore.cli.models import load
 from simignore.cli.options import make_method, read_keep, read_layer, read_settings
 from simignore.evaluate.lmms import MAX_NEW_TOKENS, SPANS, Lmms
 from simignore.methods import Method
-
-NO_METHOD = ("full", "none")
 
 
 class Typed(Lmms):

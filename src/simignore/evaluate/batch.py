@@ -11,7 +11,8 @@ from typing import Any
 from simignore.evaluate.answering import Answerer, Batch
 from simignore.evaluate.answers import opened
 from simignore.evaluate.benchmark import Item
-from simignore.evaluate.harness import Facts, about, batches, identified
+from simignore.evaluate.harness import Facts, batches
+from simignore.evaluate.identity import about, identified
 from simignore.evaluate.ray import Load, connected, look, spread
 from simignore.evaluate.surroundings import surroundings
 from simignore.evaluate.table import Table

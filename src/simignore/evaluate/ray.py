@@ -20,7 +20,8 @@ from typing import Any, Protocol
 
 from simignore.evaluate.answering import Answerer, Told
 from simignore.evaluate.benchmark import Benchmark, Item
-from simignore.evaluate.harness import Facts, Result, about, in_turn, started, unanswered
+from simignore.evaluate.harness import Facts, Result, in_turn, started, unanswered
+from simignore.evaluate.identity import about
 from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
 
