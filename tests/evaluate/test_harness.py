@@ -99,12 +99,12 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not(bundled, scene
     complete = file.read_bytes()
     lines = complete.splitlines(keepends=True)
     (tmp_path / "whole" / "metrics.json").unlink()
-    for left in (
-        b"",
-        b"".join(lines[:4]),
-        b"".join(lines[:6]),  # in the middle of a batch
-        b"".join(lines[:9]) + lines[9][:17],  # in the middle of a line
-        complete,
+    for left, anew in (
+        (b"", 14),
+        (b"".join(lines[:4]), 10),
+        (b"".join(lines[:6]), 10),  # in the middle of a batch: all of it is asked again
+        (b"".join(lines[:9]) + lines[9][:17], 6),  # in the middle of a line
+        (complete, 6),  # nothing is: the figures of the start before stand
     ):
         file.write_bytes(left)
         again = evaluate(
@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_if_it_had_not(bundled, scene
         )
         assert file.read_bytes() == complete and again.rows == whole.rows
         told = json.loads((tmp_path / "whole" / "metrics.json").read_text())
-        assert {k: told[k] for k in whole.metrics} == whole.metrics
+        assert {k: told[k] for k in whole.metrics} == whole.metrics and told["last_start"]["questions"] == anew
     config = json.loads((tmp_path / "whole" / "config.json").read_text())
     assert len(config["starts"]) == 6 and config["method"] == repr(METHODS["simignore"])
     assert config["starts"][0]["versions"]["torch"] == torch.__version__
