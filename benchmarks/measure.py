@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simignore.evaluate.surroundings import surroundings as anywhere
+from simignore.surroundings import surroundings as anywhere
 
 Sample = dict[str, float]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from simignore import FastV, Random, Simignore
+from simignore.cost import cost, flops
 from simignore.evaluate import evaluate, paired
 from simignore.evaluate.compare import at_equal_cost, compare, entries
-from simignore.evaluate.cost import cost, flops
 from simignore.evaluate.pictures import opened
 from simignore.prompt import build
 

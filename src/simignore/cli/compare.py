@@ -147,6 +147,6 @@ def _image_tokens(model: Any, processor: Any, prompt: Any) -> int:
 
 
 def _surroundings(model: Any) -> dict[str, Any]:
-    from simignore.evaluate.surroundings import surroundings
+    from simignore.surroundings import surroundings
 
     return surroundings(model)

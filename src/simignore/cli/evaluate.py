@@ -125,8 +125,8 @@ def _here(
 ) -> dict[str, Any]:
     """The figures of a run in this process, and what a prompt costs, all image tokens and the method in turn."""
     from simignore.cli.models import load
+    from simignore.cost import cost
     from simignore.evaluate import evaluate as run
-    from simignore.evaluate.cost import cost
     from simignore.evaluate.folder import read_json, write_json
 
     model, processor = load(*named)

@@ -14,10 +14,10 @@ from simignore.evaluate.benchmark import Item
 from simignore.evaluate.harness import Facts, batches
 from simignore.evaluate.identity import about, identified
 from simignore.evaluate.ray import Load, connected, look, spread
-from simignore.evaluate.surroundings import surroundings
 from simignore.evaluate.table import Table
 from simignore.methods import Method
 from simignore.prompt import open_image
+from simignore.surroundings import surroundings
 
 Row = dict[str, Any]
 Part = Sequence[Item]

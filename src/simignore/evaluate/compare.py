@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from simignore.cost import cost, flops
 from simignore.evaluate.benchmark import Benchmark, Item
-from simignore.evaluate.cost import cost, flops
 from simignore.evaluate.harness import Result, sweep
 from simignore.evaluate.statistics import paired, share
 from simignore.methods import METHODS, Method, Pooled, Random, preset

@@ -16,8 +16,8 @@ from simignore.evaluate.answering import Answerer, Batch, Told, looks
 from simignore.evaluate.benchmark import Benchmark, Item, report
 from simignore.evaluate.folder import Folder
 from simignore.evaluate.identity import about, identified
-from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
+from simignore.surroundings import surroundings
 
 Row = dict[str, Any]
 Ready = TypeVar("Ready")  # a batch made ready

@@ -22,8 +22,8 @@ from simignore.evaluate.answering import Answerer, Told
 from simignore.evaluate.benchmark import Benchmark, Item
 from simignore.evaluate.harness import Facts, Result, in_turn, started, unanswered
 from simignore.evaluate.identity import about
-from simignore.evaluate.surroundings import surroundings
 from simignore.methods import Method
+from simignore.surroundings import surroundings
 
 LOCAL = "local"
 BLOCKS = 2000  # rows are spread over at most so many; what is in one block is answered again together

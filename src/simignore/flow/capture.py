@@ -1,0 +1,126 @@
+"""A decoder's forward, taken down layer by layer, and its end as a function of its own. Read-only, on unmodified models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simignore.parts import Parts
+
+
+@dataclass
+class Tape:
+    """What went into every decoder layer of one forward, and what came out of the last.
+
+    args, kwargs: of each layer's call; the first positional argument, or the keyword ``hidden_states``, is what entered it.
+    end: [B, T, D] what the last layer gave out, before the final normalisation. logits: [B, kept, V] of the places asked for.
+    """
+
+    args: list[tuple[Any, ...]] = field(default_factory=list)
+    kwargs: list[dict[str, Any]] = field(default_factory=list)
+    end: Tensor | None = None
+    logits: Tensor | None = None
+
+    def entered(self, layer: int) -> Tensor:
+        """[B, T, D] what entered a layer; ``layer`` = L is what came out of the last."""
+        if layer == len(self.args):
+            if self.end is None:
+                raise RuntimeError("the decoder's last layer did not run")
+            return self.end
+        args = self.args[layer]
+        return args[0] if args else self.kwargs[layer]["hidden_states"]  # type: ignore[no-any-return]
+
+    def again(self, layer: nn.Module, number: int, hidden: Tensor) -> Tensor:
+        """Run a layer once more as it was called, on other hidden states; what it gives out [B, T, D]."""
+        args, kwargs = self.args[number], self.kwargs[number]
+        out = layer(hidden, *args[1:], **kwargs) if args else layer(**{**kwargs, "hidden_states": hidden})
+        return first(out)
+
+
+def record(parts: Parts, inputs: Mapping[str, Any], logits_to_keep: int = 1) -> Tape:
+    """Run the model once on these inputs, without a cache and without gradients, and take its decoder's layers down."""
+    tape = Tape()
+
+    def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        tape.args.append(args)
+        tape.kwargs.append(dict(kwargs))
+
+    def leaving(_: nn.Module, __: Any, output: Any) -> None:
+        tape.end = first(output)
+
+    hooks = [layer.register_forward_pre_hook(entering, with_kwargs=True) for layer in parts.layers]
+    hooks.append(parts.layers[-1].register_forward_hook(leaving))
+    try:
+        with torch.no_grad():
+            tape.logits = parts.model(**inputs, use_cache=False, logits_to_keep=logits_to_keep).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tape
+
+
+class Tail:
+    """The model's own end, from what the last decoder layer gives out to logits: final normalisation, head, soft-capping.
+
+    The model itself is run, on as many text tokens as there are states, and the last layer's output is replaced; so every
+    family's end is its own and none has to be known here. Differentiable.
+    """
+
+    def __init__(self, parts: Parts, token: int) -> None:
+        self.parts, self.token = parts, token
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """[P, V] logits of states ``hidden`` [P, D], with gradient where ``hidden`` has one."""
+        ids = torch.full((1, len(hidden)), self.token, device=hidden.device)
+        mode = torch.is_grad_enabled()
+
+        def replace(_: nn.Module, __: Any, output: Any) -> Any:
+            torch.set_grad_enabled(mode)  # the layers before run without
+            return like(output, hidden[None])
+
+        hook = self.parts.layers[-1].register_forward_hook(replace)
+        try:
+            with torch.no_grad():
+                out = self.parts.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        finally:
+            hook.remove()
+            torch.set_grad_enabled(mode)
+        return out.logits[0]  # type: ignore[no-any-return]
+
+
+def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
+    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows."""
+    length = inputs["input_ids"].shape[1]
+    grown = dict(inputs)
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.shape == (1, length):
+            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(name == "attention_mask"))
+            grown[name] = torch.cat([value, tail.to(value.device, value.dtype)], 1)
+    return grown
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; every module as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def first(output: Any) -> Tensor:
+    """The hidden states among what a layer gives out."""
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]
+
+
+def like(output: Any, hidden: Tensor) -> Any:
+    """What a layer gave out, with other hidden states."""
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
