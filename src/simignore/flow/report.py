@@ -51,8 +51,9 @@ class Convergence:
 class Curves:
     """Flow by decoder layer, by one measure; not a number in layers without attention.
 
-    "attention": after softmax, mean over heads; what flows into one token sums to 1. "saliency": |attention x gradient of the
-    answer token's log-probability|, summed over heads (unit: nats).
+    "attention": after softmax, mean over heads; what flows into one token sums to 1. "saliency": |attention x gradient|,
+    summed over heads (unit: nats), the gradient that of the answer token's log-odds log p / (1 - p): the loss's over 1 - p, so
+    it has the same shares and does not vanish where the model is sure.
     spans: names of the parts of the prompt, which have every token in exactly one; the last is "earlier answer". sizes: [S]
     their tokens (of the earlier answer as many as there are before the last).
     into: [A, L, S] from each span into each answer token, summed over the span's tokens. counts: [A, S] how many there are.
@@ -77,7 +78,8 @@ class Curves:
     @property
     def share(self) -> Array:
         """[A, L, S] flow from a span as a share of all flow into the answer token in that layer."""
-        return self.into / np.maximum(self.into.sum(-1, keepdims=True), 1e-30)
+        whole: Array = np.maximum(self.into.sum(-1, keepdims=True), 1e-30)
+        return self.into / whole
 
 
 @dataclass(frozen=True)
