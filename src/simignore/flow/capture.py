@@ -117,12 +117,17 @@ def without_labels(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
-    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows."""
+    """A prompt of batch 1 about images with an answer's token ids [A] behind it: all that has a column per token grows.
+
+    The answer's type is 0 as that of all text, but 1 where a prompt's ``token_type_ids`` are 0 for its images too: those tell
+    a prefix that is read in both directions from what follows it (PaliGemma).
+    """
     length = inputs["input_ids"].shape[1]
     grown = without_labels(inputs)
-    for name, value in inputs.items():
-        if name in grown and isinstance(value, Tensor) and value.shape == (1, length):
-            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(name == "attention_mask"))
+    for name, value in list(grown.items()):
+        if isinstance(value, Tensor) and value.shape == (1, length):
+            follows = name == "attention_mask" or (name == "token_type_ids" and not value.any())
+            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(follows))
             grown[name] = torch.cat([value, tail.to(value.device, value.dtype)], 1)
     return grown
 
