@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -43,8 +44,13 @@ class Tape:
 
 
 def record(parts: Parts, inputs: Mapping[str, Any], logits_to_keep: int = 1) -> Tape:
-    """Run the model once on these inputs, without a cache and without gradients, and take its decoder's layers down."""
+    """Run the model once on these inputs, without a cache and without gradients, and take its decoder's layers down.
+
+    logits_to_keep: of how many of the last places logits are wanted; 0 for all. ``labels`` among the inputs (PaliGemma's
+    processor adds some) are left out: there is no loss to compute.
+    """
     tape = Tape()
+    asked = {name: value for name, value in inputs.items() if name != "labels"}
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tape.args.append(args)
@@ -57,7 +63,8 @@ def record(parts: Parts, inputs: Mapping[str, Any], logits_to_keep: int = 1) -> 
     hooks.append(parts.layers[-1].register_forward_hook(leaving))
     try:
         with torch.no_grad():
-            tape.logits = parts.model(**inputs, use_cache=False, logits_to_keep=logits_to_keep).logits
+            logits = parts.model(**asked, use_cache=False, logits_to_keep=logits_to_keep).logits
+            tape.logits = logits[:, -logits_to_keep:]  # some families give all, whatever was asked for
     finally:
         for hook in hooks:
             hook.remove()
@@ -68,11 +75,17 @@ class Tail:
     """The model's own end, from what the last decoder layer gives out to logits: final normalisation, head, soft-capping.
 
     The model itself is run, on as many text tokens as there are states, and the last layer's output is replaced; so every
-    family's end is its own and none has to be known here. Differentiable.
+    family's end is its own and none has to be known here. A model that does not run without an image (BLIP-2) holds a whole
+    language model, which has its end; that is run then. Differentiable.
+
+    token: the id of a text token, any.
     """
 
     def __init__(self, parts: Parts, token: int) -> None:
         self.parts, self.token = parts, token
+        wanted = inspect.signature(parts.model.forward).parameters.get("pixel_values")
+        imageless = wanted is None or wanted.default is not inspect.Parameter.empty
+        self.whole = parts.model if imageless else getattr(parts.merger, parts.family.decoder)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[P, V] logits of states ``hidden`` [P, D], with gradient where ``hidden`` has one."""
@@ -86,7 +99,7 @@ class Tail:
         hook = self.parts.layers[-1].register_forward_hook(replace)
         try:
             with torch.no_grad():
-                out = self.parts.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                out = self.whole(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         finally:
             hook.remove()
             torch.set_grad_enabled(mode)
@@ -94,12 +107,17 @@ class Tail:
 
 
 def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
-    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows."""
+    """A prompt of batch 1 about images with an answer's token ids [A] behind it: all that has a column per token grows.
+
+    The answer's type is 0 as that of all text, but 1 where a prompt's ``token_type_ids`` are 0 for its images too: those tell
+    a prefix that is read in both directions from what follows it (PaliGemma). ``labels`` are left out, as in :func:`record`.
+    """
     length = inputs["input_ids"].shape[1]
-    grown = dict(inputs)
-    for name, value in inputs.items():
+    grown = {name: value for name, value in inputs.items() if name != "labels"}
+    for name, value in grown.items():
         if isinstance(value, Tensor) and value.shape == (1, length):
-            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(name == "attention_mask"))
+            follows = name == "attention_mask" or (name == "token_type_ids" and not value.any())
+            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(follows))
             grown[name] = torch.cat([value, tail.to(value.device, value.dtype)], 1)
     return grown
 
