@@ -2,11 +2,11 @@
 
     python -m benchmarks.flow --json results/flow.json
 
-On rendered scenes each patch has an owner and each question knows which objects it needs, so a view of "what the model looks at"
-can be checked: the area under its ROC curve for telling needed patches from others (0.5 is chance), mean over questions. The
-same for attention and saliency layer by layer. And the paper's claim (arXiv 2412.09817) that image tokens which resemble the text
-gather the flow: Spearman's rank correlation of similarity and flow, layer by layer, over all image tokens, and over those alone
-that the question does not need, where similarity can only follow the flow for another reason.
+On rendered scenes each patch has an owner and each question knows which objects it needs, so a view of what the model looks
+at can be checked: the area under its ROC curve for telling needed patches from others (0.5 is chance), mean over questions. The
+same for attention and saliency layer by layer. And the paper's claim (arXiv 2412.09817) that image tokens which resemble the
+text gather the flow: Spearman's rank correlation of similarity and flow, layer by layer, over all image tokens, and over those
+alone that the question does not need, where similarity can only follow the flow for another reason.
 """
 
 from __future__ import annotations
@@ -62,9 +62,12 @@ def looked_at(model: Any, processor: Any, item: Item, words: Any) -> dict[str, A
         "kind": item.groups["type"],
         "right": found.asked.text.strip() == item.answer["text"],
         "auc": {name: _number(auc(view[0], truth)) for name, view in found.views.items()},
-        "auc by layer": {f"{name} to {to}": [_number(auc(row, truth)) for row in rows] for (name, to), rows in lines.items()},
+        "auc by layer": {
+            f"{name} to {to}": [_number(auc(row, truth)) for row in rows] for (name, to), rows in lines.items()
+        },
         "rho": {
-            f"{name} to {to}": [_number(rank_correlation(likely, row)) for row in rows] for (name, to), rows in lines.items()
+            f"{name} to {to}": [_number(rank_correlation(likely, row)) for row in rows]
+            for (name, to), rows in lines.items()
         },
         "rho of others": {
             f"{name} to {to}": [_number(rank_correlation(likely[other], row[other])) for row in rows]
@@ -90,7 +93,10 @@ def mean(values: Sequence[float | None]) -> dict[str, Any]:
         return {"mean": None, "low": None, "high": None, "questions": 0}
     half = 1.96 * known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
     ends = (known.mean(), known.mean() - half, known.mean() + half)
-    return {**dict(zip(("mean", "low", "high"), (round(float(x), 4) for x in ends), strict=True)), "questions": len(known)}
+    return {
+        **dict(zip(("mean", "low", "high"), (round(float(x), 4) for x in ends), strict=True)),
+        "questions": len(known),
+    }
 
 
 def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -109,7 +115,8 @@ def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "accuracy": round(float(np.mean([row["right"] for row in rows])), 4),
         "auc": {name: mean([row["auc"][name] for row in rows]) for name in names},
         "auc by kind": {
-            kind: {name: mean([row["auc"][name] for row in rows if row["kind"] == kind]) for name in names} for kind in kinds
+            kind: {name: mean([row["auc"][name] for row in rows if row["kind"] == kind]) for name in names}
+            for kind in kinds
         },
         **{figure: by_layer(figure) for figure in ("auc by layer", "rho", "rho of others")},
         "convergence": {
@@ -122,7 +129,9 @@ def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(
     per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=9, help="Which part of the test split.")] = 7,
-    lines: Annotated[Path, typer.Option(help="One line per question; what was stopped goes on.")] = Path("out/flow.jsonl"),
+    lines: Annotated[Path, typer.Option(help="One line per question; what was stopped goes on.")] = Path(
+        "out/flow.jsonl"
+    ),
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
     """Measure which views find the patches that questions need, and whether similar tokens gather the flow."""

@@ -7,7 +7,7 @@ import torch
 from zoo import CASES, DISCOVERED, Case, Sample, picture
 
 import models
-from simignore.flow.capture import Tail, answered, evaluating, record
+from simignore.flow.capture import Tail, answered, evaluating, record, without_labels
 from simignore.parts import parts
 
 EVERY = {**CASES, **DISCOVERED}
@@ -20,6 +20,12 @@ def asked(case: Case) -> dict:
     return case.inputs(Sample("what colour is the star ?", (picture(*case.sizes[0]),)))
 
 
+def logits_of(p, inputs):
+    """[T, V] what the whole model gives."""
+    with torch.no_grad():
+        return p.model(**without_labels(inputs), use_cache=False).logits[0]
+
+
 def state(model):
     hooks = [(name, len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()]
     return hooks, [m.training for m in model.modules()], torch.is_grad_enabled()
@@ -29,9 +35,9 @@ def state(model):
 def test_layers_and_the_end_run_again_as_they_ran(name):
     model, inputs = EVERY[name].model(), asked(EVERY[name])
     p = parts(model)
-    tape = record(p, inputs, logits_to_keep=0)
+    tape, logits = record(p, inputs), logits_of(p, inputs)
     length = inputs["input_ids"].shape[1]
-    assert len(tape.args) == len(p.layers) and tape.logits.shape[:2] == (1, length)
+    assert len(tape.args) == len(p.layers) and len(logits) == length
     with torch.no_grad():
         for number, layer in enumerate(p.layers):
             out = tape.again(layer, number, tape.entered(number))
@@ -41,8 +47,8 @@ def test_layers_and_the_end_run_again_as_they_ran(name):
                 text = inputs["input_ids"][0] != p.image_token
                 assert torch.equal(out[0, text], tape.entered(number + 1)[0, text])
                 assert not torch.equal(out[0, ~text], tape.entered(number + 1)[0, ~text])
-        torch.testing.assert_close(Tail(p, 5)(tape.end[0]), tape.logits[0], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(Tail(p, 5)(tape.end[0, 4:6]), tape.logits[0, 4:6], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Tail(p, 5)(tape.end[0]), logits, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(Tail(p, 5)(tape.end[0, 4:6]), logits[4:6], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -57,9 +63,8 @@ def test_a_prompt_with_its_answer_gives_the_logits_of_the_steps_that_generated_i
     length = inputs["input_ids"].shape[1]
     assert all(grown[key].shape == (1, length + NEW) for key in ("input_ids", "attention_mask"))
     assert inputs["input_ids"].shape[1] == length
-    logits = record(p, grown, NEW + 1).logits
-    assert logits.shape[1] == NEW + 1
-    torch.testing.assert_close(logits[0, :-1].float(), steps, atol=5e-5, rtol=1e-4)
+    logits = logits_of(p, grown)[-NEW - 1 :]
+    torch.testing.assert_close(logits[:-1].float(), steps, atol=5e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llava-clip-llama", "gemma3-window", "qwen3.5", "aya-vision", "minicpmv4.6"])
@@ -85,11 +90,11 @@ def test_the_model_is_as_before_also_after_an_exception_in_a_layer(name):
 def test_the_end_caps_logits_as_the_model_does(name):
     model, inputs = EVERY[name].build("eager"), asked(EVERY[name])
     p = parts(model)
-    free = record(p, inputs, 0).logits
+    free = logits_of(p, inputs)
     model.config.get_text_config().final_logit_softcapping = 0.5
-    tape = record(p, inputs, 0)
-    assert tape.logits.abs().max() <= 0.5 < free.abs().max()
-    torch.testing.assert_close(Tail(p, 5)(tape.end[0]).detach(), tape.logits[0], atol=1e-5, rtol=1e-5)
+    tape, logits = record(p, inputs), logits_of(p, inputs)
+    assert logits.abs().max() <= 0.5 < free.abs().max()
+    torch.testing.assert_close(Tail(p, 5)(tape.end[0]).detach(), logits, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["llava-clip-llama", "aya-vision", "gemma4", "blip-2"])
