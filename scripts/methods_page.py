@@ -75,7 +75,8 @@ def choosing(root: Path) -> str:
     ]
     note = footnote(result, "Medians; one token in 4.5 stays; extra memory: the most at any size, in tensors [N, D]")
     later = [
-        f"{r['tokens']:,} x {r['width']:,}, batch {r['batch']}: in another run, {r['taken']['note']} (`{r['taken']['command']}`)."
+        f"{r['tokens']:,} x {r['width']:,}, batch {r['batch']}: in a run of its own, {r['taken']['note']} "
+        f"(`{r['taken']['command']}`)."
         for r in result["runs"]
         if "taken" in r
     ]
