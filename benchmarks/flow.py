@@ -126,6 +126,16 @@ def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _show(found: dict[str, Any]) -> None:
+    """Views as columns, kinds of questions as rows."""
+    table = Table(title=f"Area under the ROC curve against the needed patches, {found['questions']:,} questions")
+    for name in ("questions", *found["auc"]):
+        table.add_column(name)
+    for kind, own in {"all": found["auc"], **found["auc by kind"]}.items():
+        table.add_row(kind, *("" if one["mean"] is None else f"{one['mean']:.3f}" for one in own.values()))
+    console.print(table)
+
+
 def main(
     per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 100,
     seed: Annotated[int, typer.Option(min=0, max=9, help="Which part of the test split.")] = 7,
@@ -145,14 +155,7 @@ def main(
         known[item.id] = row
         append(lines, [row])
     found = gathered([known[item.id] for item in items])
-    table = Table(title=f"Area under the ROC curve against the needed patches, {len(items):,} questions", width=100)
-    for name in ("view", "all", *found["auc by kind"]):
-        table.add_column(name)
-    for name, one in found["auc"].items():
-        own = [found["auc by kind"][kind][name]["mean"] for kind in found["auc by kind"]]
-        told = ["" if x is None else f"{x:.2f}" for x in own]
-        table.add_row(name, f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})", *told)
-    console.print(table)
+    _show(found)
     if json is not None:
         save(json, {**surroundings(torch.device("cpu")), "weights": tiny.fingerprint(), "seed": seed, **found})
 
