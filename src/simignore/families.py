@@ -30,6 +30,7 @@ class Family:
     patches: how they are made of what the vision tower saw, a function of :mod:`simignore.patching`; None where image tokens
         cannot be traced to patches. class_last: whether the tower's class token is its last one.
     image_token, video_token: config attributes that may hold the id of the placeholder token, first match wins.
+    answer_type: what stands in ``token_type_ids`` for the tokens of an answer, where the processor makes such.
     """
 
     model_type: str
@@ -45,6 +46,7 @@ class Family:
     class_last: bool = False
     image_token: tuple[str, ...] = ("image_token_id", "image_token_index")
     video_token: tuple[str, ...] = ("video_token_id", "video_token_index")
+    answer_type: int = 0
 
 
 def _visual(
@@ -177,7 +179,9 @@ FAMILIES: dict[str, Family] = {
             images=geometry.rows_of_runs,
             patches=patching.pictures,
         ),
-        Family("paligemma", "PaliGemma 1 and 2", "arXiv 2407.07726", patches=patching.pictures),
+        Family(  # its prompt (type 0) sees itself in both directions, and only what is of type 1 is causal
+            "paligemma", "PaliGemma 1 and 2", "arXiv 2407.07726", patches=patching.pictures, answer_type=1
+        ),
         Family("gemma3", "Gemma 3", "arXiv 2503.19786", patches=patching.pictures),
         Family(
             "gemma4",

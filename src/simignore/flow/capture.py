@@ -93,13 +93,18 @@ class Tail:
         return out.logits[0]  # type: ignore[no-any-return]
 
 
-def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
-    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows."""
+def answered(inputs: Mapping[str, Any], answer: Tensor, answer_type: int = 0) -> dict[str, Any]:
+    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows.
+
+    answer_type: what ``token_type_ids`` say of an answer's tokens; the family's entry knows it. Labels are left out: they were
+    made for the prompt alone.
+    """
     length = inputs["input_ids"].shape[1]
-    grown = dict(inputs)
-    for name, value in inputs.items():
+    grown = {name: value for name, value in inputs.items() if name != "labels"}
+    new = {"attention_mask": 1, "token_type_ids": answer_type}
+    for name, value in grown.items():
         if isinstance(value, Tensor) and value.shape == (1, length):
-            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(name == "attention_mask"))
+            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), new.get(name, 0))
             grown[name] = torch.cat([value, tail.to(value.device, value.dtype)], 1)
     return grown
 

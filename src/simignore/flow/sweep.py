@@ -61,7 +61,7 @@ def sweep(parts: Parts, inputs: Mapping[str, Any], answer: Tensor, question: Ten
     Raises UnsupportedModelError for a model whose attention cannot be read.
     """
     prompt = inputs["input_ids"].shape[1]
-    tape = record(parts, answered(inputs, answer[:-1]))
+    tape = record(parts, answered(inputs, answer[:-1], parts.family.answer_type))
     length, layers = prompt + len(answer) - 1, len(parts.layers)
     places = torch.arange(len(answer), device=answer.device) + prompt - 1
     tail = Tail(parts, int(answer[0]))
