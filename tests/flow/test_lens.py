@@ -19,7 +19,7 @@ PLACES = np.arange(3, 19)  # of the image tokens in models.prompt()
 
 def taken():
     p = parts(models.model())
-    return p, record(p, models.batch(models.prompt()), 0)
+    return p, record(p, models.batch(models.prompt()))
 
 
 @pytest.mark.parametrize("held", [2**24, 3 * models.VOCABULARY, 1])
@@ -50,7 +50,7 @@ def test_the_last_state_says_what_the_model_says_there(name):
     case = CASES[name]
     p = parts(case.model())
     inputs = case.inputs(Sample(images=(picture(*case.sizes[0]),)))
-    tape = record(p, inputs, 0)
+    tape = record(p, inputs)
     places = (inputs["input_ids"][0] == p.image_token).nonzero()[:, 0]
     found = lens(tape, Tail(p, 5), case.shared_processor().tokenizer, places, [(2, "a"), (5, "b")])
     for token, words in zip((2, 5), found.words, strict=True):

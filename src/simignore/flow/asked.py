@@ -39,6 +39,12 @@ class Asked:
     tokenizer: Any
 
     @property
+    def word(self) -> int:
+        """The id of some word of the prompt."""
+        known = {*self.parts.special, *self.parts.placeholders}
+        return next((token for token in self.inputs["input_ids"][0].tolist()[::-1] if token not in known), 0)
+
+    @property
     def length(self) -> int:
         """Tokens of the prompt."""
         return int(self.inputs["input_ids"].shape[1])

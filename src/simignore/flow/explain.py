@@ -18,8 +18,8 @@ from simignore.flow.knockout import knockout
 from simignore.flow.lens import chosen, lens
 from simignore.flow.measure import VIEWS, Measured, measure
 from simignore.flow.removal import removal
-from simignore.flow.report import Array, FlowReport, Kept, Lens
-from simignore.flow.sinks import sinks
+from simignore.flow.report import Array, FlowReport, Kept, Lens, Sinks
+from simignore.flow.sinks import UNSHUFFLED, sinks
 from simignore.flow.swap import swaps
 from simignore.methods import Method
 from simignore.surroundings import surroundings
@@ -70,6 +70,7 @@ class _Explanation:
         own, found, query = self.own, self.found, self.prompt.query("auto")
         means = {name: view.mean(0) for name, view in found.views.items()}
         choice, cost_of = self.choice(rounds)
+        sunk = self.sinks()
         words = tuple(word(own.tokenizer, int(token)) for token in query)
         self.tell()
         return FlowReport(
@@ -85,9 +86,9 @@ class _Explanation:
             span=self.prompt.span_for("auto"),
             kept=choice,
             correlations=correlations(found.seen.similarity, found.curves, seed=self.seed),
-            projection=projection(found.seen.image.numpy(), found.seen.text.numpy(), words),
-            sinks=sinks(self.model, own.inputs, self.asking, seed=self.seed),
-            lens=self.lens(means, choice),
+            projection=projection(found.seen.image, found.seen.text, words),
+            sinks=sunk,
+            lens=self.lens(means, choice, sunk),
             **(self.tested(means, choice) if faithful else {}),
             cost=cost_of,
             settings=self.settings(faithful, rounds),
@@ -106,14 +107,27 @@ class _Explanation:
             return found, {}
         return found, cost(self.model, self.processor, self.prompt, methods, rounds=rounds, tokens=2)
 
-    def lens(self, means: Mapping[str, Array], choice: Kept | None) -> Lens | None:
+    def sinks(self) -> Sinks | None:
+        """Image tokens that gather attention whatever the question."""
+        own = self.own
+        if own.tokenizer is None:
+            self.notes.append("Sinks and the logit lens need words: pass the processor.")
+            return None
+        found = sinks(self.model, own.inputs, self.asking.cpu(), own.tokenizer, seed=self.seed)
+        if found is None:
+            self.notes.append(UNSHUFFLED[:1].upper() + UNSHUFFLED[1:] + ".")
+        return found
+
+    def lens(self, means: Mapping[str, Array], choice: Kept | None, sunk: Sinks | None) -> Lens | None:
         """What the model's end reads off some image tokens."""
         if self.own.tokenizer is None:
-            self.notes.append("Logit lens: there is no tokenizer to put tokens into words; pass the processor.")
             return None
-        tail = Tail(self.own.parts, int(self.own.answer[0]))
+        looked = {"similarity": means["similarity"], "flow": means["saliency"]}
+        if sunk is not None:
+            looked["sink"] = sunk.asked
         stays = None if choice is None else choice.selection.kept[0].cpu().numpy()
-        return lens(self.found.swept.tape, tail, self.own.tokenizer, self.own.image, chosen(means, stays))
+        tail = Tail(self.own.parts, self.found.asked.word)
+        return lens(self.found.swept.tape, tail, self.own.tokenizer, self.own.image, chosen(looked, stays))
 
     def tested(self, means: Mapping[str, Array], choice: Kept | None) -> dict[str, Any]:
         """Whether the views name what the answer needs."""

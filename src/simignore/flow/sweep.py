@@ -64,7 +64,7 @@ def sweep(parts: Parts, inputs: Mapping[str, Any], answer: Tensor, question: Ten
     tape = record(parts, answered(inputs, answer[:-1]))
     length, layers = prompt + len(answer) - 1, len(parts.layers)
     places = torch.arange(len(answer), device=answer.device) + prompt - 1
-    tail = Tail(parts, int(answer[0]))
+    tail = Tail(parts, int(inputs["input_ids"][0, question[-1]]))
     end = tape.entered(layers)
     size = max(1, GROUP // (2 * end.element_size() * end.shape[1] * end.shape[2]))
     found = [_group(parts, tape, tail, answer[some], places[some], question) for some in _groups(len(answer), size)]
