@@ -20,8 +20,8 @@ MISSING = 255
 class Heat:
     """A map as codes.
 
-    codes: [N] uint8 from 0 (low) to STEPS (high), MISSING where there is no number. log: equal steps of codes are equal factors,
-    four powers of ten in all, and what is below ``low`` has its code; so are all maps without numbers below 0. skewed: colours
+    codes: [N] uint8 from 0 (low) to STEPS (high), MISSING where there is no number. log: equal steps of codes are equal
+    factors, four powers of ten in all, and what is below ``low`` has its code; so are all maps without numbers below 0. skewed: colours
     had better follow the logarithm, as most numbers are tiny beside the largest.
     """
 

@@ -78,9 +78,9 @@ def _ranks(report: FlowReport) -> str:
         drawn.append((f"with flow into the {target}", _rank(report, own, target)))
     caption = (
         "Spearman's rank correlation, over image tokens, of similarity and flow, by decoder layer: 1 would mean that they "
-        "order the patches alike, 0 that they have nothing to do with each other, below 0 that similar patches get less. Bands: 95 % "
-        "by bootstrap over image tokens; neighbouring patches are alike, so the true intervals are wider. One prompt shows "
-        "nothing about others; <code>simignore flow-stats</code> measures it over a data set."
+        "order the patches alike, 0 that they have nothing to do with each other, below 0 that similar patches get less. "
+        "Bands: 95 % by bootstrap over image tokens; neighbouring patches are alike, so the true intervals are wider. One "
+        "prompt shows nothing about others; <code>simignore flow-stats</code> measures it over a data set."
     )
     return figure(panels(*drawn), caption)
 

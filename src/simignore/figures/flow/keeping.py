@@ -86,8 +86,8 @@ def _shares(kept: Kept) -> str:
     )
     caption = (
         "Each row is one view. The marker is the share of its flow that lies on the "
-        f"{percent(kept.token_share)} of image tokens that were kept, mean over answer tokens. The grey bar is where the middle "
-        "95 % of random choices of as many tokens fall, the cross their mean. A marker right of the bar says that the method kept more of what the view marks than "
-        "chance would; it does not say that the view marks what matters."
+        f"{percent(kept.token_share)} of image tokens that were kept, mean over answer tokens. The grey bar is where the "
+        "middle 95 % of random choices of as many tokens fall, the cross their mean. A marker right of the bar says that the "
+        "method kept more of what the view marks than chance would; it does not say that the view marks what matters."
     )
     return figure(f'<div class="panel">{chart.svg(alt)}</div>', caption, "one")
