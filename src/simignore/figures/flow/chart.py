@@ -117,7 +117,13 @@ class Chart:
         across, down = (float(value) for value in self.at(x, y))
         self._front.append(_mark(across, down, look, safe(told)))
         if word:
-            self._front.append(f'<text class="word" x="{across + 7:.1f}" y="{down + 4:.1f}">{safe(short(word))}</text>')
+            right = self.plot[2]
+            place = (
+                f'x="{across + 7:.1f}"'
+                if across + 7 + wide(word) < right + self.right
+                else f'x="{across - 7:.1f}" text-anchor="end"'
+            )
+            self._front.append(f'<text class="word" {place} y="{down + 4:.1f}">{safe(short(word))}</text>')
 
     def tag(self, x: float, y: float, word: str) -> None:
         """A word centred at a place, readable on dots."""

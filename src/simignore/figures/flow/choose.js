@@ -58,7 +58,7 @@
     const where = layer ? `layer ${data.layers[layer - 1]}` : "all layers";
     find("maps-layer-said").textContent = slider.disabled ? "all (this view has no single layers)" : where.replace("all layers", "all");
     now = map(view, layer, token);
-    const [low, high, log] = now.scale, known = now.scale.length > 0;
+    const [low, high, log, cut] = now.scale, known = now.scale.length > 0;
     const byLogarithm = Boolean(log) && (wanted ?? own.byLogarithm);
     scales.forEach((input) => {
       input.disabled = !log;
@@ -69,7 +69,7 @@
     });
     const middle = byLogarithm ? Math.sqrt(low * high) : (low + high) / 2;
     const ends = known ? [low, middle, high].map((end) => number(end, 2)) : ["–", "–", "–"];
-    if (log) ends[0] = `≤ ${ends[0]}`;
+    if (cut) ends[0] = `≤ ${ends[0]}`;
     document.querySelectorAll("#maps-bar .ends span").forEach((end, n) => { end.textContent = ends[n]; });
     document.querySelector("#maps-bar .unit").textContent = own.unit + (byLogarithm ? ", logarithmic" : "");
     const said = find("maps-said");
@@ -98,7 +98,7 @@
       const token = tokens[row]?.[column] ?? -1;
       if (token < 0) continue;
       const code = now.codes[token];
-      const least = code === 0 && now.scale[2] ? "≤ " : "";
+      const least = code === 0 && now.scale[3] ? "≤ " : "";
       const shown = code === missing ? "no number" : least + number(value(code, now.scale), 2);
       told = `image token ${token} (row ${row}, column ${column}): ${shown}`;
     }

@@ -22,6 +22,7 @@ def findings(report: FlowReport) -> str:
         believable,
         sunk,
         cut,
+        sure,
     )
     found = [one for source in sources if (one := source(report)) is not None][:MOST]
     items = "".join(f'<li><p>{said}</p><a href="#{where}">see why</a></li>' for where, said in found)
@@ -130,6 +131,15 @@ def cut(report: FlowReport) -> Finding | None:
     if worst.everywhere >= 0:
         return "faithful", f"Cutting no way through the layers makes the answer less likely (at worst {change})."
     return "faithful", f"Of the ways that were cut, <b>{safe(worst.route)}</b> matters most: {change}."
+
+
+def sure(report: FlowReport) -> Finding | None:
+    """How sure the model was of its answer."""
+    mean = float(np.exp(np.mean([np.log(max(one.probability, 1e-30)) for one in report.tokens])))
+    return (
+        "answer",
+        f"The model gave an average token of its answer a probability of <b>{percent(mean)}</b> (geometric mean).",
+    )
 
 
 def chance_areas(removal: Removal) -> tuple[Array, Array]:

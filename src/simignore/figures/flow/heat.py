@@ -21,8 +21,8 @@ class Heat:
     """A map as codes.
 
     codes: [N] uint8 from 0 (low) to STEPS (high), MISSING where there is no number. log: equal steps of codes are equal
-    factors, four powers of ten in all, and what is below ``low`` has its code; so are all maps without numbers below 0. skewed: colours
-    had better follow the logarithm, as most numbers are tiny beside the largest.
+    factors; so are all maps without numbers below 0. skewed: colours had better follow the logarithm, as most numbers are
+    tiny beside the largest. cut: some are less than ``low``, a ten thousandth of ``high``, and look like it.
     """
 
     codes: Array
@@ -30,6 +30,7 @@ class Heat:
     high: float
     log: bool
     skewed: bool
+    cut: bool = False
 
     @property
     def empty(self) -> bool:
@@ -56,6 +57,7 @@ def heat(values: Array, by_logarithm: bool | None = None) -> Heat:
     log = low >= 0 and high > 0
     if log:
         low = max(low, high * 1e-4)
+    cut = float(known.min()) < low
     if high <= low:
         part = np.where(np.isfinite(values), 0.5, np.nan)
     elif log:
@@ -63,14 +65,14 @@ def heat(values: Array, by_logarithm: bool | None = None) -> Heat:
     else:
         part = (values - low) / (high - low)
     codes = np.where(np.isfinite(part), np.round(np.nan_to_num(part) * STEPS), MISSING).astype(np.uint8)
-    return Heat(codes, low, high, log, log and (skewed(known) if by_logarithm is None else by_logarithm))
+    return Heat(codes, low, high, log, log and (skewed(known) if by_logarithm is None else by_logarithm), cut)
 
 
 def bar(shown: Heat, unit: str, name: str = "") -> str:
     """The colour bar with both ends, the middle and the unit; ``name`` lets a script rewrite it."""
     middle = math.sqrt(shown.low * shown.high) if shown.skewed else (shown.low + shown.high) / 2
     ends = [number(value, 2) for value in (shown.low, middle, shown.high)]
-    if shown.log:  # what is less has the same colour
+    if shown.cut:
         ends[0] = f"≤ {ends[0]}"
     told = "".join(f"<span>{safe(end)}</span>" for end in ends)
     scale = f"{unit}{', logarithmic' if shown.skewed else ''}"

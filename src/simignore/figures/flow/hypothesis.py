@@ -45,7 +45,8 @@ def _scatters(report: FlowReport) -> str:
     ringed = " Tokens that the method kept are ringed in orange." if report.kept else ""
     caption = (
         "Each dot is an image token: across, its largest cosine with a token of the text; up, the flow from it into the answer "
-        f"(mean over its tokens) in the convergence layer.{ringed} If the claim held, the dots would rise to the right."
+        f"(mean over its tokens) in the convergence layer.{ringed} If the claim held, the dots would rise to the right. On "
+        "a logarithmic axis all that is less than a ten thousandth of the largest lies at the bottom."
     )
     return figure(panels(*drawn), caption)
 

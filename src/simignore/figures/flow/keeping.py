@@ -70,7 +70,7 @@ def _shares(kept: Kept) -> str:
     height = 76 + 34 * len(names)
     x, y = Scale(0, 1, told=percent), Scale(-0.6, len(names) - 0.4, told=lambda value: "")
     left = 24 + max(map(wide, names))
-    chart = Chart(x, y, "share of a view's flow that is on the kept tokens", "", size=(720, height), left=left)
+    chart = Chart(x, y, "share of a view's flow that is on the kept tokens", "", size=(560, height), left=left)
     chart.upright(kept.token_share, f"{percent(kept.token_share)} of the tokens", KEPT.colour)
     for row, name in enumerate(reversed(names)):
         share = kept.flow_share[name]

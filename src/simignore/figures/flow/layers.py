@@ -88,10 +88,11 @@ def _both(report: FlowReport) -> str:
         chart.line(depth, answer, of_span("image", ("image",)), "to answer")
         alt = f"{name} from all image tokens to the question and to the answer, by layer"
         drawn.append((f"{name}: from the images to question and answer", chart.svg(alt)))
+    tested = '<a href="#faithful">the knockout</a> tests that' if report.knockout else "knockout would test that"
     caption = (
         "What all image tokens send together into an average token of the question, and into the answer's tokens. Where the "
         "first is high in early layers and the second later, the question's tokens may have gathered what the answer needs; "
-        'the <a href="#faithful">knockout</a> tests that, these curves alone do not.'
+        f"{tested}, these curves alone do not."
     )
     return figure(panels(*drawn), caption)
 

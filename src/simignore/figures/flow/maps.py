@@ -26,7 +26,8 @@ def maps(report: FlowReport, stage: Stage) -> str:
         f"agree;{tested}"
     )
     store = f'<script type="application/json" id="maps-data">{data(report, stage, found)}</script>'
-    parts = [_explorer(report, stage, found), store, _sheet(report, stage, found)]
+    sheet = _sheet(report, stage, found) if report.views else ""
+    parts = [_explorer(report, stage, found), store, sheet]
     return section("maps", "What the answer looks at", lead, *parts)
 
 

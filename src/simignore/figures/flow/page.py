@@ -34,6 +34,9 @@ _NAMES = {
     "settings": "Limits, settings",
 }
 
+# what browsers enforce: nothing is loaded from anywhere, pictures are those in the page
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
 
 def flow_page(report: FlowReport, pictures: Pictures, processor: object) -> str:
     """An explanation as one HTML page: ``Path("report.html").write_text(flow_page(report, "photo.png", processor))``.
@@ -61,6 +64,7 @@ def flow_page(report: FlowReport, pictures: Pictures, processor: object) -> str:
     links = "".join(f'<li><a href="#{name}">{_NAMES[name]}</a></li>' for name in shown)
     return (
         '<!doctype html>\n<html lang="en" class="plain"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{safe(report.question[:120])} – simignore explain</title>"
         f"<style>{_file('look.css').replace('RAMP', ramp())}</style></head>\n<body>{stage.pictures()}\n{head(report, stage)}\n"
@@ -71,7 +75,11 @@ def flow_page(report: FlowReport, pictures: Pictures, processor: object) -> str:
 
 
 def _check(report: FlowReport, stage: Stage) -> None:
-    """Refuse a report whose maps and image tokens do not fit together."""
+    """Refuse a report without an answer, and one whose maps and image tokens do not fit together."""
+    if not report.tokens or not report.curves:
+        raise ValueError(
+            "the report has no answer tokens or no curves, so there is nothing to draw; explain the prompt anew"
+        )
     for name, view in report.views.items():
         if view.shape != (len(report.tokens), stage.count):
             raise ValueError(

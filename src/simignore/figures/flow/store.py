@@ -124,4 +124,4 @@ def _packed(maps: Array, once: bool) -> dict[str, Any]:
 
 
 def _scale(one: Heat) -> list[Any]:
-    return [] if one.empty else [float(f"{one.low:.6g}"), float(f"{one.high:.6g}"), int(one.log)]
+    return [] if one.empty else [float(f"{one.low:.6g}"), float(f"{one.high:.6g}"), int(one.log), int(one.cut)]

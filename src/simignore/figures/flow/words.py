@@ -50,7 +50,7 @@ def percent(share: float) -> str:
         return "under 0.1 %"
     if 99.9 < value < 100:
         return "over 99.9 %"
-    return f"{value:.3g} %" if abs(value) < 10 else f"{value:.0f} %"
+    return f"{value:.2g} %" if abs(value) < 10 else f"{value:.0f} %"
 
 
 def signed(value: float) -> str:
@@ -65,14 +65,15 @@ def listed(parts: Sequence[str]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Whole numbers in rising order, runs told by their ends: 0, 3 to 5."""
+    """Whole numbers in rising order, runs of three or more told by their ends: 0, 1 and 3 to 5."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:
             runs[-1].append(n)
         else:
             runs.append([n])
-    return listed([str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs])
+    told = [[str(n) for n in run] if len(run) < 3 else [f"{run[0]} to {run[-1]}"] for run in runs]
+    return listed([part for run in told for part in run])
 
 
 def section(name: str, title: str, lead: str, *parts: str) -> str:
@@ -83,7 +84,8 @@ def section(name: str, title: str, lead: str, *parts: str) -> str:
 
 def figure(body: str, caption: str, kind: str = "") -> str:
     """A figure with its caption, both HTML."""
-    return f'<figure class="{kind}">{body}<figcaption>{caption}</figcaption></figure>'
+    named = f' class="{kind}"' if kind else ""
+    return f"<figure{named}>{body}<figcaption>{caption}</figcaption></figure>"
 
 
 def panels(*charts: tuple[str, str], thirds: bool = False) -> str:
