@@ -2,8 +2,10 @@
 
     python -m benchmarks.memory --json results/memory.json
 
-Each stage runs in a process of its own, and its peak of resident memory is read from the system. The model is a LLaVA with
-random weights; its prompt holds five images of 576 tokens each. Taken on the CPU, where memory of all kinds is counted.
+"measure" is curves and heat maps, "explain" all but the tests of faithfulness, which repeat forwards on several copies of the
+prompt: "tests" takes a few of each kind. Each stage runs in a process of its own, and its peak of resident memory is read from
+the system. The model is a LLaVA with random weights; its prompt holds five images of 576 tokens each. Taken on the CPU, where
+memory of all kinds is counted.
 """
 
 from __future__ import annotations
@@ -21,10 +23,14 @@ from rich.console import Console
 
 from benchmarks.measure import save, surroundings
 from benchmarks.shapes import BOS, FIRST_WORD, IMAGE, SHAPES, model
+from simignore.flow import explain
+from simignore.flow.knockout import knockout
+from simignore.flow.measure import measure
+from simignore.flow.removal import removal
 
 SMALL = SHAPES["small"]
 BOUND = 2.0  # GB more than the plain forward
-STAGES = ("forward", "measure", "explain")
+STAGES = ("forward", "measure", "explain", "tests")
 console = Console(width=120)
 
 
@@ -45,13 +51,13 @@ def run(stage: str, images: int) -> None:
         with torch.no_grad():
             made(**inputs, logits_to_keep=1)
     elif stage == "measure":
-        from simignore.flow.measure import measure
-
-        measure(made, inputs, max_new_tokens=4)
+        measure(made, inputs, max_new_tokens=2)
+    elif stage == "explain":
+        explain(made, inputs, max_new_tokens=2, faithful=False, rounds=0)
     else:
-        from simignore.flow import explain
-
-        explain(made, inputs, max_new_tokens=4, rounds=0)
+        answer, image = torch.tensor([7, 8]), (inputs["input_ids"][0] == IMAGE).nonzero()[:, 0]
+        removal(made, inputs, answer, {"first": -image.numpy()}, steps=3, draws=1)
+        knockout(made, inputs, answer, image, torch.tensor([inputs["input_ids"].shape[1] - 2]), window=SMALL.layers)
     seconds = time.perf_counter() - begun
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, seconds)
 
@@ -61,7 +67,7 @@ def main(
     stage: Annotated[str | None, typer.Option(hidden=True)] = None,
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
-    """Measure the peak memory of a plain forward, of curves and heat maps, and of a whole explanation."""
+    """Measure the peak memory of a plain forward and of the parts of an explanation."""
     if stage is not None:
         return run(stage, images)
     found: dict[str, dict[str, float]] = {}
@@ -76,7 +82,8 @@ def main(
         console.print(f"{name}: {found[name]}")
     sizes = {"image_tokens": SMALL.image_tokens * images, "layers": SMALL.layers, "width": SMALL.width}
     result = {**surroundings(torch.device("cpu")), **sizes, "bound_gb": BOUND, "stages": found}
-    console.print(f"within {BOUND} GB: {'yes' if found['explain']['more_gb'] <= BOUND else 'NO'}")
+    most = max(one["more_gb"] for one in found.values())
+    console.print(f"at most {most} GB more than the forward; bar {BOUND} GB: {'held' if most <= BOUND else 'MISSED'}")
     if json is not None:
         save(json, result)
     return None

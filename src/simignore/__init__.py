@@ -10,6 +10,7 @@ select    scores -> Selection, without a model
 splice    the one surgeon: shortens hidden states, masks, positions and caches of an unmodified model
 answer    the answer, and what it cost
 places    where image tokens lie on the user's own pictures
+flow      what the model looks at for its answer, and whether dropping the rest was right
 evaluate  benchmarks, runs that survive a kill, comparisons with intervals
 figures   what stayed, as a picture
 tiny      the bundled model, its scenes and questions
@@ -22,7 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simignore import evaluate, figures, tiny
+    from simignore import evaluate, figures, flow, tiny
     from simignore.answer import ask
     from simignore.budget import AtLeast as AtLeast
     from simignore.budget import Mass as Mass
@@ -85,6 +86,7 @@ __all__ = [
     "build",
     "evaluate",
     "figures",
+    "flow",
     "locate",
     "preset",
     "tiny",
@@ -93,7 +95,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import simignore`` and ``simignore --help`` stay quick."""
-    if name in ("evaluate", "tiny", "figures"):
+    if name in ("evaluate", "tiny", "figures", "flow"):
         return import_module(f"simignore.{name}")
     if name in _HOME_OF:
         return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)

@@ -44,9 +44,6 @@ class Tape:
 def record(parts: Parts, inputs: Mapping[str, Any]) -> Tape:
     """Run the model once on these inputs, without a cache and without gradients, and take its decoder's layers down."""
     tape = Tape()
-    ids = inputs["input_ids"]
-    # as a tensor: with a number decoders whose layers share keys would run the last of them on the last tokens alone
-    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tape.args.append(args)
@@ -59,7 +56,7 @@ def record(parts: Parts, inputs: Mapping[str, Any]) -> Tape:
     hooks.append(parts.layers[-1].register_forward_hook(leaving))
     try:
         with torch.no_grad():
-            parts.model(**without_labels(inputs), use_cache=False, logits_to_keep=last)
+            parts.model(**without_labels(inputs), use_cache=False, logits_to_keep=at_last(inputs))
     finally:
         for hook in hooks:
             hook.remove()
@@ -109,6 +106,13 @@ def _speaker(parts: Parts) -> nn.Module:
         and any(inner is parts.decoder for inner in module.modules())
     ]
     return heads[-1] if heads else parts.model
+
+
+def at_last(inputs: Mapping[str, Any]) -> Tensor:
+    """``logits_to_keep`` for the last token alone. As a number it would let decoders whose layers share keys (Gemma 4) run the
+    last of them on that token alone; as a tensor it does not."""
+    ids = inputs["input_ids"]
+    return torch.tensor([ids.shape[1] - 1], device=ids.device)
 
 
 def without_labels(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,6 +52,10 @@ def explain(
     Raises ValueError for a batch or a prompt without an image, UnsupportedModelError for a model whose attention cannot
     be read.
     """
+    if method is not None and processor is None:
+        raise ValueError(
+            f"what {method} kept is asked of the model, whose answer the processor decodes; pass the processor"
+        )
     with torch.inference_mode(False), evaluating(model):
         found = measure(model, inputs, processor, most=most, max_new_tokens=max_new_tokens)
         return _Explanation(model, found, processor, method, seed).report(faithful, rounds)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simignore.families import UnsupportedModelError
-from simignore.flow.capture import evaluating
+from simignore.flow.capture import at_last, evaluating, without_labels
 from simignore.flow.hypothesis import rank_correlation
 from simignore.flow.report import Sinks
 from simignore.observe import AttentionRow
@@ -115,7 +115,7 @@ def _row(p: Parts, inputs: Mapping[str, Any], last: int) -> Array:
         raise UnsupportedModelError(
             f"no layer of {type(p.decoder).__name__} attends to tokens, so there is no attention to gather; leave sinks out"
         )
-    given = {name: value for name, value in inputs.items() if name != "labels"}
+    given = without_labels(inputs)
     place, whole = torch.tensor([[last]]), torch.ones(1, 1)
     installed = []
     try:
@@ -124,7 +124,7 @@ def _row(p: Parts, inputs: Mapping[str, Any], last: int) -> Array:
             installed.append(observer)
             observer.ask([(place, whole)])
         with torch.no_grad():
-            p.model(**given, use_cache=False, logits_to_keep=1)
+            p.model(**given, use_cache=False, logits_to_keep=at_last(given))
         rows = torch.stack([observer.row()[0].cpu() for observer in observers])  # [L, T]
     finally:
         for observer in installed:

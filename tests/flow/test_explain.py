@@ -1,0 +1,128 @@
+"""The one verb: on every family, from both kinds of input, leaving the model as it was."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from zoo import CASES, DISCOVERED, Sample, picture
+
+import models
+import simignore
+from simignore import Random, Simignore, tiny
+from simignore.flow import VIEWS, explain, plain
+from simignore.flow.swap import KEPT, OPPOSITE
+from simignore.prompt import build
+
+EVERY = {**CASES, **DISCOVERED}
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    model, processor = tiny.load()
+    prompt = build(processor, tiny.example(), tiny.EXAMPLE_QUESTION, options=tiny.EXAMPLE_OPTIONS, answer="text")
+    return model, processor, prompt
+
+
+@pytest.fixture(scope="module")
+def report(bundled):
+    model, processor, prompt = bundled
+    return explain(model, prompt, processor, method=Simignore(keep=0.25), rounds=1)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_family_is_explained_as_it_is(name):
+    case = EVERY[name]
+    model, inputs = case.model(), case.inputs(Sample(images=(picture(*case.sizes[0], seed=3),)))
+    with torch.no_grad():
+        model(**inputs)  # transformers hangs hooks of its own into a model that runs for the first time
+    before = state(model)
+    found = explain(model, inputs, case.shared_processor(), faithful=False, rounds=0, max_new_tokens=2)
+    image, answers = len(found.image), len(found.tokens)
+    assert set(found.views) == set(VIEWS) and all(view.shape == (answers, image) for view in found.views.values())
+    assert all(np.isfinite(view).all() for view in found.views.values())
+    whole = np.nansum(found.curves["attention"].into, -1)
+    known = ~np.isnan(found.curves["attention"].into).all(-1)
+    assert np.allclose(whole[known], 1, atol=1e-4)  # every place is in one span, and attention sums to one
+    assert (state(model) == before) is True
+    json.dumps(plain(found), allow_nan=False)
+
+
+def state(model):
+    hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.modules()]
+    configs = [id(m.config) for m in model.modules() if hasattr(m, "config")]
+    return hooks, configs, [m.training for m in model.modules()], torch.is_grad_enabled()
+
+
+def test_a_report_of_the_bundled_model_fits_together(bundled, report):
+    _, _, prompt = bundled
+    assert report.answer == report.tokens[0].text == "7" and report.tokens[0].probability > 0.5
+    assert report.options == prompt.options and "blue star" in report.question
+    attention = report.curves["attention"]
+    image = attention.spans.index("image 1")
+    assert np.allclose(attention.tokens.sum(-1), attention.into[..., image], atol=1e-5)
+    assert np.allclose(attention.share.sum(-1), 1) and attention.counts[0].sum() == prompt.inputs["input_ids"].shape[1]
+    assert attention.convergence.layer == int(attention.into[..., image].mean(0).argmax())
+    assert report.kept.selection.count.tolist() == [49] and report.kept.token_share == 0.25
+    kept = report.kept.selection.kept[0].numpy()
+    for name, share in report.kept.flow_share.items():
+        view = report.views[name]
+        assert share == pytest.approx((view[:, kept].sum(1) / view.sum(1)).mean(), abs=1e-5)
+        mean, low, high = report.kept.random_share[name]
+        assert low < mean < high and mean == pytest.approx(0.25, abs=0.02)
+    swaps = {swap.what: swap for swap in report.swaps}
+    assert swaps[KEPT].answer == report.kept.answer and swaps[KEPT].kept == 49 and swaps[OPPOSITE].kept == 147
+    assert report.removal.deletion["rollout"][0] == pytest.approx(np.log(report.tokens[0].probability), abs=1e-4)
+    assert set(report.cost) == {"all tokens", "simignore"}
+    assert report.cost["simignore"]["prefill_flops"] < report.cost["all tokens"]["prefill_flops"]
+    assert report.settings["seed"] == 0 and report.settings["versions"]["torch"] == torch.__version__
+
+
+def test_the_similarity_is_what_the_method_scores_by(report):
+    assert np.allclose(report.similarity, report.kept.selection.score[0].numpy(), atol=1e-6)
+
+
+def test_the_model_is_as_before_to_the_bit_inside_inference_mode_too(bundled):
+    model, processor, prompt = bundled
+    before, logits = state(model), model(**prompt.inputs).logits
+    with torch.inference_mode():
+        found = explain(model, prompt, processor, faithful=False, rounds=0)
+    assert found.answer == "7" and state(model) == before
+    assert torch.equal(model(**prompt.inputs).logits, logits)
+
+
+def test_a_model_in_training_mode_is_explained_in_evaluation_and_stays_in_training():
+    model = models.fresh()
+    model.train()
+    model.model.vision_tower.eval()
+    modes = [module.training for module in model.modules()]
+    explain(model, models.batch(models.prompt()), faithful=False, rounds=0, max_new_tokens=1)
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_without_words_the_numbers_are_there_and_the_rest_is_named():
+    found = explain(models.model(), models.batch(models.prompt()), max_new_tokens=2, rounds=0)
+    assert found.lens is None and found.sinks is None and "pass the processor" in found.notes[0]
+    assert found.tokens[0].text.startswith("#") and found.removal is not None and len(found.knockout) == 3
+
+
+def test_the_same_seed_gives_the_same_and_a_method_needs_a_processor(bundled, report):
+    model, processor, prompt = bundled
+    again = explain(model, prompt, processor, method=Simignore(keep=0.25), rounds=0)
+    for name in ("removal", "kept", "correlations", "swaps", "knockout", "sinks"):
+        assert plain(getattr(again, name)) == plain(getattr(report, name))
+    with pytest.raises(ValueError, match="processor"):
+        explain(models.model(), models.batch(models.prompt()), method=Random(keep=4), rounds=0, max_new_tokens=1)
+
+
+def test_long_answers_are_explained_up_to_a_limit_that_is_named(bundled):
+    model, processor, _ = bundled
+    prompt = build(processor, tiny.example(), "describe the picture")
+    found = explain(model, prompt, processor, faithful=False, rounds=0, most=1)
+    assert len(found.tokens) == 1 and any("the first 1 are explained (most=1)" in note for note in found.notes)
+
+
+def test_it_is_a_public_name():
+    assert simignore.flow.explain is explain
