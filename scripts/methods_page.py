@@ -74,7 +74,13 @@ def choosing(root: Path) -> str:
         for bar in result["bars"]
     ]
     note = footnote(result, "Medians; one token in 4.5 stays; extra memory: the most at any size, in tensors [N, D]")
-    return markdown(head, rows) + "\n\n" + "\n".join(held) + f"\n\n{note}"
+    later = [
+        f"{r['tokens']:,} x {r['width']:,}, batch {r['batch']}: in a run of its own, {r['taken']['note']} "
+        f"(`{r['taken']['command']}`)."
+        for r in result["runs"]
+        if "taken" in r
+    ]
+    return "\n\n".join([markdown(head, rows), "\n".join(held), note, *later])
 
 
 def ablation(root: Path) -> str:

@@ -55,6 +55,16 @@ class Layout:
         """Images and videos of each sample."""
         return [len({grid.image for grid in grids}) for grids in self.patches.grids]
 
+    def repeated(self, times: int) -> Layout:
+        """The layout of a batch in which each prompt comes so many times in turn, while its images are encoded once."""
+        own = self.patches
+        grids = tuple(grids for grids in own.grids for _ in range(times))
+        told = (x.repeat_interleave(times, 0) for x in (own.grid, own.row, own.column))
+        image, attended, held = (x.repeat_interleave(times, 0) for x in (self.image, self.attended, self.placeholders))
+        ids = None if self.ids is None else self.ids.repeat_interleave(times, 0)
+        seeds = tuple(seed for seed in self.seeds for _ in range(times))
+        return Layout(image, Patches(grids, *told), attended, held, ids, seeds, self.repeats * times)
+
     def text(self, sample: int, without: frozenset[int] = frozenset()) -> list[int]:
         """The sample's token ids without padding, image tokens and the tokens named. Raises ValueError without ids."""
         if self.ids is None:

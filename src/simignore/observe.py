@@ -53,6 +53,11 @@ class AttentionRow:
         eager = getattr(sys.modules[type(self.attention).__module__], "eager_attention_forward", None)
         return ALL_ATTENTION_FUNCTIONS.get_interface(self._config._attn_implementation, eager)  # type: ignore[no-any-return]
 
+    def run(self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any) -> Any:
+        """What stands in for the module's attention function: look, and let its own do the work."""
+        self._see(query, key, mask, kwargs.get("scaling"), kwargs.get("softcap"))
+        return self.inner()(module, query, key, value, mask, **kwargs)
+
     def ask(self, wanted: Sequence[tuple[Tensor, Tensor]], clock: Clock | None = None) -> None:
         """The next forward of this module in this thread records one row for each pair of places [B, Q] in its input and
         weights [B, Q]: the weighted mean of the attention that those places pay. ``clock`` measures what that takes."""
@@ -100,6 +105,23 @@ def attention_row(
     additive, [B, kv] (0 = padding), or None for causal. places: [B, Q] the queries' places among the q. weight: [B, Q]; queries
     of weight 0 may be anything. scaling: default d^-0.5.
     """
+    paid = attention_rows(query, key, mask, places, scaling, softcap).mean(1)  # [B, Q, kv]
+    weight = (weight / weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None]
+    return torch.where(weight > 0, paid * weight, 0).sum(1)  # [B, kv]
+
+
+def attention_rows(
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    places: Tensor,
+    scaling: float | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """[B, H, Q, kv] softmax attention that the queries at ``places`` [B, Q] pay to all keys, head by head, in float32.
+
+    The other arguments are those of :func:`attention_row`. A query that may not look anywhere gets what is not a number.
+    """
     b, h, q, d = query.shape
     kv, asking = key.shape[2], places.shape[1]
     asked = query.gather(2, places[:, None, :, None].expand(b, h, asking, d))  # [B, H, Q, d]
@@ -116,12 +138,9 @@ def attention_row(
         rows = mask.expand(b, -1, q, -1)[..., :kv]
         rows = rows.gather(2, places[:, None, :, None].expand(b, rows.shape[1], asking, kv))  # [B, 1 or H, Q, kv]
         logits = logits.masked_fill(~rows, float("-inf")) if rows.dtype == torch.bool else logits + rows.float()
-    paid = logits.softmax(-1).mean(1)  # [B, Q, kv]
-    weight = (weight / weight.sum(1, keepdim=True).clamp(min=1e-12))[..., None]
-    return torch.where(weight > 0, paid * weight, 0).sum(1)  # [B, kv]
+    return logits.softmax(-1)  # [B, H, Q, kv]
 
 
 def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
     observer: AttentionRow = module.config._simignore_row
-    observer._see(query, key, attention_mask, kwargs.get("scaling"), kwargs.get("softcap"))
-    return observer.inner()(module, query, key, value, attention_mask, **kwargs)
+    return observer.run(module, query, key, value, attention_mask, **kwargs)

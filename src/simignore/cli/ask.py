@@ -5,60 +5,69 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simignore.cli.asking import (
+    Also,
+    AnswerAsOption,
+    Context,
+    Device,
+    Dtype,
+    ImageArgument,
+    KeepOption,
+    LayerOption,
+    MaxNewTokens,
+    MethodName,
+    ModelName,
+    Options,
+    PresetName,
+    QuestionArgument,
+    Settings,
+    in_method,
+    in_output,
+    in_run,
+)
 from simignore.cli.errors import Debug, readable
 from simignore.cli.options import make_method, read_keep, read_layer, read_options, read_settings
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from simignore.cli.beside import Comparison
 
 EXAMPLE = "example"
 EXAMPLES = 'Example: simignore ask photo.jpg "What colour is the bus?" --options "red,blue" --keep 0.25 --out kept.png'
 
-_prompt = partial(typer.Option, rich_help_panel="Prompt")
-_method = partial(typer.Option, rich_help_panel="Method")
-_output = partial(typer.Option, rich_help_panel="Output")
-_run = partial(typer.Option, rich_help_panel="Model and runs")
-
 
 @readable
 def ask(
-    image: Annotated[str | None, typer.Argument(help='Image file, or "example" for the bundled picture.')] = None,
-    question: Annotated[str | None, typer.Argument(help="The question, in quotes.")] = None,
-    also: Annotated[list[Path] | None, _prompt(metavar="IMAGE", help="One more image; repeatable.")] = None,
-    options: Annotated[str | None, _prompt(help='Answers to choose from: "red,blue,green" (or "a|b").')] = None,
-    context: Annotated[str | None, _prompt(help="A hint that precedes the question.")] = None,
-    answer_as: Annotated[str | None, _prompt(help="Answer options by letter (default) or text.")] = None,
-    method: Annotated[str | None, _method(help="One of `simignore list`; default: simignore.")] = None,
-    preset: Annotated[str | None, _method(help="A published setting instead of a method and its options.")] = None,
-    keep: Annotated[
-        str | None,
-        _method(help="How many image tokens: 64, a fraction (0.25, 25%), or a rule: 'Mass(0.9)'; default: 0.25."),
-    ] = None,
-    threshold: Annotated[float | None, _method(help="Keep what scores at least this.")] = None,
-    layer: Annotated[
-        str | None, _method(help="Decoder layer before which to cut: 5, or a share of the depth (0.5).")
-    ] = None,
-    seed: Annotated[int | None, _method(help="Of methods that draw at random.")] = None,
-    span: Annotated[str | None, _method(help="Part of the prompt to compare with: user, question, ...")] = None,
-    hide: Annotated[str | None, _method(help="drop (shorten) or mask (hide from attention).")] = None,
-    positions: Annotated[str | None, _method(help="keep each token's position, or reindex.")] = None,
-    within: Annotated[str | None, _method(help="Choose among all of a sample, or in each image or grid.")] = None,
-    set_: Annotated[
-        list[str] | None, _method("--set", metavar="NAME=VALUE", help="Any other option of the method; repeatable.")
-    ] = None,
-    out: Annotated[Path | None, _output(help="Draw which image tokens were kept into this file.")] = None,
-    as_json: Annotated[bool, _output("--json", help="Print one JSON object and nothing else.")] = False,
-    model: Annotated[str | None, _run(help="Folder or Hugging Face name; default: the bundled model.")] = None,
-    max_new_tokens: Annotated[int, _run(help="Longest answer, in tokens.")] = 48,
-    runs: Annotated[int, _run(help="Timed runs of each; medians are shown.")] = 5,
-    device: Annotated[str, _run(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, _run(help="auto, float32, bfloat16 or float16.")] = "auto",
+    image: ImageArgument = None,
+    question: QuestionArgument = None,
+    also: Also = None,
+    options: Options = None,
+    context: Context = None,
+    answer_as: AnswerAsOption = None,
+    method: MethodName = None,
+    preset: PresetName = None,
+    keep: KeepOption = None,
+    threshold: Annotated[float | None, in_method(help="Keep what scores at least this.")] = None,
+    layer: LayerOption = None,
+    seed: Annotated[int | None, in_method(help="Of methods that draw at random.")] = None,
+    span: Annotated[str | None, in_method(help="Part of the prompt to compare with: user, question, ...")] = None,
+    hide: Annotated[str | None, in_method(help="drop (shorten) or mask (hide from attention).")] = None,
+    positions: Annotated[str | None, in_method(help="keep each token's position, or reindex.")] = None,
+    within: Annotated[str | None, in_method(help="Choose among all of a sample, or in each image or grid.")] = None,
+    set_: Settings = None,
+    out: Annotated[Path | None, in_output(help="Draw which image tokens were kept into this file.")] = None,
+    as_json: Annotated[bool, in_output("--json", help="Print one JSON object and nothing else.")] = False,
+    model: ModelName = None,
+    max_new_tokens: MaxNewTokens = 48,
+    runs: Annotated[int, in_run(help="Timed runs of each; medians are shown.")] = 5,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
     debug: Debug = False,
 ) -> None:
     """Ask a question about an image, with all image tokens and with the few that the question is about.
@@ -83,15 +92,10 @@ def ask(
         _check_out(out)
         files, asked, own_options = images_and_question(image, question, also or [])
         choices = choices or own_options
-        # what is wrong with the images or the words is told before a large model is loaded
-        from simignore.prompt import build, open_image
-        from simignore.wording import lettered, wording
-
-        opened = [open_image(file) for file in files]
-        wording(asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]
-        if answer_as is not None and not choices:
-            raise ValueError(f"--answer-as {answer_as} says how to name an option, but there are none; add --options")
+        opened = checked(files, asked, context, choices, answer_as)
         from simignore.cli.models import load
+        from simignore.prompt import build
+        from simignore.wording import lettered
 
         loaded, processor = load(model, device, dtype)
     from simignore.cli.beside import compare, report
@@ -116,6 +120,20 @@ def ask(
         from simignore.cli.table import show
 
         show({**facts, "method": str(chosen)})
+
+
+def checked(
+    files: Sequence[Path], asked: str, context: str | None, choices: Sequence[str], answer_as: str | None
+) -> list[Image.Image]:
+    """The opened images. What is wrong with them or with the words is told here, before a large model is loaded."""
+    from simignore.prompt import open_image
+    from simignore.wording import wording
+
+    opened = [open_image(file) for file in files]
+    wording(asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]
+    if answer_as is not None and not choices:
+        raise ValueError(f"--answer-as {answer_as} says how to name an option, but there are none; add --options")
+    return opened
 
 
 def images_and_question(

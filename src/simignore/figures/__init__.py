@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simignore.figures.accuracy import by_group, by_prefill, by_tokens
 from simignore.figures.drawn import draw
+from simignore.figures.flow import flow_page
 from simignore.figures.kept import kept_picture
 
-__all__ = ["by_group", "by_prefill", "by_tokens", "draw", "kept_picture"]
+__all__ = ["by_group", "by_prefill", "by_tokens", "draw", "flow_page", "kept_picture"]

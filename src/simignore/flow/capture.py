@@ -18,13 +18,12 @@ class Tape:
     """What went into every decoder layer of one forward, and what came out of the last.
 
     args, kwargs: of each layer's call; the first positional argument, or the keyword ``hidden_states``, is what entered it.
-    end: [B, T, D] what the last layer gave out, before the final normalisation. logits: [B, kept, V] of the places asked for.
+    end: [B, T, D] what the last layer gave out, before the final normalisation.
     """
 
     args: list[tuple[Any, ...]] = field(default_factory=list)
     kwargs: list[dict[str, Any]] = field(default_factory=list)
     end: Tensor | None = None
-    logits: Tensor | None = None
 
     def entered(self, layer: int) -> Tensor:
         """[B, T, D] what entered a layer; ``layer`` = L is what came out of the last."""
@@ -42,9 +41,12 @@ class Tape:
         return first(out)
 
 
-def record(parts: Parts, inputs: Mapping[str, Any], logits_to_keep: int = 1) -> Tape:
+def record(parts: Parts, inputs: Mapping[str, Any]) -> Tape:
     """Run the model once on these inputs, without a cache and without gradients, and take its decoder's layers down."""
     tape = Tape()
+    ids = inputs["input_ids"]
+    # as a tensor: with a number decoders whose layers share keys would run the last of them on the last tokens alone
+    last = torch.tensor([ids.shape[1] - 1], device=ids.device)
 
     def entering(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tape.args.append(args)
@@ -57,7 +59,7 @@ def record(parts: Parts, inputs: Mapping[str, Any], logits_to_keep: int = 1) -> 
     hooks.append(parts.layers[-1].register_forward_hook(leaving))
     try:
         with torch.no_grad():
-            tape.logits = parts.model(**inputs, use_cache=False, logits_to_keep=logits_to_keep).logits
+            parts.model(**without_labels(inputs), use_cache=False, logits_to_keep=last)
     finally:
         for hook in hooks:
             hook.remove()
@@ -69,10 +71,13 @@ class Tail:
 
     The model itself is run, on as many text tokens as there are states, and the last layer's output is replaced; so every
     family's end is its own and none has to be known here. Differentiable.
+
+    token: id of any text token.
     """
 
     def __init__(self, parts: Parts, token: int) -> None:
         self.parts, self.token = parts, token
+        self.speaker = _speaker(parts)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """[P, V] logits of states ``hidden`` [P, D], with gradient where ``hidden`` has one."""
@@ -86,20 +91,43 @@ class Tail:
         hook = self.parts.layers[-1].register_forward_hook(replace)
         try:
             with torch.no_grad():
-                out = self.parts.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+                out = self.speaker(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         finally:
             hook.remove()
             torch.set_grad_enabled(mode)
         return out.logits[0]  # type: ignore[no-any-return]
 
 
+def _speaker(parts: Parts) -> nn.Module:
+    """The innermost module around the decoder that has a head: the model itself, or a language model inside it (BLIP-2)."""
+    modules: Iterator[Any] = parts.model.modules()
+    heads: list[nn.Module] = [
+        module
+        for module in modules
+        if hasattr(module, "get_output_embeddings")
+        and module.get_output_embeddings() is not None
+        and any(inner is parts.decoder for inner in module.modules())
+    ]
+    return heads[-1] if heads else parts.model
+
+
+def without_labels(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What a processor returned, without what it made for training (PaliGemma's)."""
+    return {name: value for name, value in inputs.items() if name != "labels"}
+
+
 def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
-    """A prompt of batch 1 with an answer's token ids [A] behind it: everything that has a column for each token grows."""
+    """A prompt of batch 1 about images with an answer's token ids [A] behind it: all that has a column per token grows.
+
+    The answer's type is 0 as that of all text, but 1 where a prompt's ``token_type_ids`` are 0 for its images too: those tell
+    a prefix that is read in both directions from what follows it (PaliGemma).
+    """
     length = inputs["input_ids"].shape[1]
-    grown = dict(inputs)
-    for name, value in inputs.items():
+    grown = without_labels(inputs)
+    for name, value in list(grown.items()):
         if isinstance(value, Tensor) and value.shape == (1, length):
-            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(name == "attention_mask"))
+            follows = name == "attention_mask" or (name == "token_type_ids" and not value.any())
+            tail = answer[None] if name == "input_ids" else torch.full((1, len(answer)), int(follows))
             grown[name] = torch.cat([value, tail.to(value.device, value.dtype)], 1)
     return grown
 

@@ -35,7 +35,8 @@ class Convergence:
     """Where flow from the images into the answer converges, by one measure.
 
     layer: the *convergence layer*, the decoder layer in which most flow goes from all image tokens into the answer's tokens
-        (mean over those). first, last: the run of layers around it with at least half as much each; ends included.
+        (mean over those); -1 where nothing flows. first, last: the run of layers around it with at least half as much each; ends
+        included.
     flow: [L] that flow; not a number in layers without attention.
     spread: [L] over how many image tokens it is spread: the exponential of its entropy, from 1 (all from one token) to N.
     """
@@ -51,10 +52,10 @@ class Convergence:
 class Curves:
     """Flow by decoder layer, by one measure; not a number in layers without attention.
 
-    "attention": after softmax, mean over heads; what flows into one token sums to 1. "saliency": |attention x gradient of the
-    answer token's log-probability|, summed over heads (unit: nats).
-    spans: names of the parts of the prompt, which have every token in exactly one; the last is "earlier answer". sizes: [S]
-    their tokens (of the earlier answer as many as there are before the last).
+    "attention": after softmax, mean over heads; what flows into one token sums to 1. "saliency": |attention x gradient|,
+    summed over heads (unit: nats), the gradient that of the answer token's log-odds log p / (1 - p): the loss's over 1 - p, so
+    it has the same shares and does not vanish where the model is sure.
+    spans: names of the parts of the prompt, which have every token in exactly one; the last is "earlier answer".
     into: [A, L, S] from each span into each answer token, summed over the span's tokens. counts: [A, S] how many there are.
     tokens: [A, L, N] the same from each image token.
     question: [L, N] from each image token into the question's tokens, mean over those (the saliency is that of the first
@@ -77,7 +78,8 @@ class Curves:
     @property
     def share(self) -> Array:
         """[A, L, S] flow from a span as a share of all flow into the answer token in that layer."""
-        return self.into / np.maximum(self.into.sum(-1, keepdims=True), 1e-30)
+        whole: Array = np.maximum(self.into.sum(-1, keepdims=True), 1e-30)
+        return self.into / whole
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ class Method(ABC):
     video: ClassVar[bool] = False  # whether it compares frames, and so serves videos only
     composed: ClassVar[bool] = False  # whether it is laid over other methods
     scored: ClassVar[bool] = False  # whether it has scores that a Budget can read
+    clears: ClassVar[bool] = False  # whether it may leave a sample with an image without any image token
 
     def __post_init__(self) -> None:
         if isinstance(self.keep, Budget) and not (self.scored or isinstance(self.keep, OfAll)):

@@ -271,11 +271,8 @@ def _check_selection(cut: Cut, chosen: Selection, among: Tensor) -> None:
             f"{tuple(among.shape)}; index must be [B, K] and source [B, N]"
         )
     rising = (index[:, 1:] > index[:, :-1]) | ~valid[:, 1:]
-    if (
-        not bool(rising.all())
-        or bool(((index >= tokens) & valid).any())
-        or bool(((valid.sum(1, True) == 0) & (tokens > 0)).any())
-    ):
+    empty = (valid.sum(1, True) == 0) & (tokens > 0)  # [B, 1]
+    if not bool(rising.all()) or bool(((index >= tokens) & valid).any()) or (bool(empty.any()) and not cut.clears):
         raise ValueError(
             f"{cut!r} returned an index that is not rising, out of range, or empty for a sample with an image"
         )
