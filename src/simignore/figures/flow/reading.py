@@ -29,8 +29,9 @@ def reading(report: FlowReport, stage: Stage) -> str:
     )
     caption = (
         "Rows: the decoder's input and the state after each layer. Each cell: the likeliest word that the model's final "
-        "normalisation and head read off the patch's hidden state, its probability (the stronger the tint, the surer), and the "
-        "next ones in small. The head was trained on last layers only: of early ones it may read nothing although something is there."
+        "normalisation and head read off the patch's hidden state, its probability (the stronger the tint, the surer), and "
+        "the next ones in small. The head was trained on last layers only: of early ones it may read nothing although "
+        "something is there."
     )
     where = stage.draw(over=stage.pins(lens.tokens), alt="where the tokens of the lens lie")
     body = f'<div class="lens"><div class="where">{where}</div>{table("", head, rows, "states")}</div>'
