@@ -17,6 +17,7 @@ from simignore.tiny.questions import KINDS
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
 AGREEMENT, CLAIMS, COMPARED = "results/agreement.json", "results/claims.json", "results/compared.json"
+FLOW, MEMORY = "results/flow.json", "results/memory.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
@@ -27,6 +28,8 @@ MADE_BY = {
     COMPARED: "python -m benchmarks.scenes --per-kind 2000 --keep 0.125 --json results/compared.json",
     CLAIMS: "python -m benchmarks.claims --json results/claims.json",
     AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
+    FLOW: "python -m benchmarks.flow --json results/flow.json",
+    MEMORY: "python -m benchmarks.memory --json results/memory.json",
     ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json",
 }
 
