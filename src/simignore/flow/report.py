@@ -35,8 +35,8 @@ class Convergence:
     """Where flow from the images into the answer converges, by one measure.
 
     layer: the *convergence layer*, the decoder layer in which most flow goes from all image tokens into the answer's tokens
-        (mean over those); -1 where nothing flows. first, last: the run of layers around it with at least half as much each; ends
-        included.
+        (mean over those); -1 where nothing flows. first, last: the run of layers around it with at least half as much each,
+        ends included.
     flow: [L] that flow; not a number in layers without attention.
     spread: [L] over how many image tokens it is spread: the exponential of its entropy, from 1 (all from one token) to N.
     """

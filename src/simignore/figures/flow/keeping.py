@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from simignore.figures.flow.chart import Chart, wide
+from simignore.figures.flow.chart import Chart
 from simignore.figures.flow.heat import bar, heat
+from simignore.figures.flow.labels import wide
 from simignore.figures.flow.looks import KEPT, RANDOM, of_view
 from simignore.figures.flow.scale import Scale
 from simignore.figures.flow.stage import Stage
@@ -90,4 +91,6 @@ def _shares(kept: Kept) -> str:
         "middle 95 % of random choices of as many tokens fall, the cross their mean. A marker right of the bar says that the "
         "method kept more of what the view marks than chance would; it does not say that the view marks what matters."
     )
+    if "similarity" in names:
+        caption += " Similarity is no flow: a method that chooses by it keeps more of it by its making."
     return figure(f'<div class="panel">{chart.svg(alt)}</div>', caption, "one")
