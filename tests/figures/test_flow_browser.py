@@ -46,7 +46,10 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        except playwright.Error as error:  # a stub that only says where to find the browser, for instance
+            pytest.skip(f"{CHROMIUM} does not start: {str(error).splitlines()[0]}")
         yield running
         running.close()
 

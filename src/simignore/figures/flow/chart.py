@@ -112,12 +112,16 @@ class Chart:
             style = f"--c:var(--{look.colour});stroke-width:{width - 2}"
         self._front.append(f'<path class="dots" style="{style}" d="{path}"/>')
 
-    def mark(self, x: float, y: float, look: Look, told: str = "", word: str = "") -> None:
-        """One marker, with ``word`` beside it where there is room; ``told`` is shown to who points at it."""
+    def mark(self, x: float, y: float, look: Look, told: str = "") -> None:
+        """One marker; ``told`` is shown to who points at it."""
         across, down = (float(value) for value in self.at(x, y))
+        self._taken.append((across - 4, down - 4, across + 4, down + 4))
         self._front.append(_mark(across, down, look, safe(told)))
-        place = beside(across, down, word, (0, 0, *self.size), self._taken) if word else None
-        if place is not None:
+
+    def word(self, x: float, y: float, word: str) -> None:
+        """A word beside a point, where there is room between markers and other words."""
+        across, down = (float(value) for value in self.at(x, y))
+        if (place := beside(across, down, word, (0, 0, *self.size), self._taken)) is not None:
             at = f'x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{place[2]}"'
             self._front.append(f'<text class="word halo" {at}>{safe(short(word))}</text>')
 

@@ -14,7 +14,7 @@ from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.words import figure, listed, panels, percent, safe, section, signed
 from simignore.flow.report import Array, Correlation, Curves, FlowReport, Projection
 
-WORDS = 24  # of the text, written beside their points; more would cover each other
+WORDS = 24  # of the text, written beside their points where there is room
 CLUSTERS = (  # no orange, which marks what was kept; the last stands for all further ones
     (0, 114, 178),
     (0, 158, 115),
@@ -121,7 +121,7 @@ def _plane(report: FlowReport, stage: Stage) -> str:
         (f"The {count} clusters on the picture", stage.draw(tints[shown], pins, alt, kind="heat clusters")),
     ]
     ringed = ", ringed in orange where the method kept them" if report.kept else ""
-    written = "" if len(plane.words) <= WORDS else f" (the first {WORDS} of {len(plane.words)} are written out)"
+    written = "" if len(plane.words) <= WORDS else f" (of {len(plane.words)} the first {WORDS} are named)"
     more = " The last colour, grey, stands for all smaller ones." if count > len(CLUSTERS) else ""
     caption = (
         "Left: embeddings as they enter the decoder, scaled to length 1, in the plane of their two main components. Dots are "
@@ -143,9 +143,10 @@ def _embeddings(plane: Projection, cluster: Array, kept: Array) -> str:
         chart.dots(x[cluster == n], y[cluster == n], Look(f"cluster-{n}"), 4.5)
     for n in np.unique(cluster).tolist():
         chart.tag(np.median(x[cluster == n]), np.median(y[cluster == n]), str(n))
-    for n, (word, (across, down)) in enumerate(zip(plane.words, plane.text, strict=True)):
-        shown = word.replace("Ġ", " ").replace("▁", " ").strip() or word
-        chart.mark(across, down, Look("ink", marker="s"), word, shown if n < WORDS else "")
+    for word, (across, down) in zip(plane.words, plane.text, strict=True):
+        chart.mark(across, down, Look("ink", marker="s"), word)
+    for word, (across, down) in list(zip(plane.words, plane.text, strict=True))[:WORDS]:
+        chart.word(across, down, word.replace("Ġ", " ").replace("▁", " ").strip() or word)
     return chart.svg(f"{len(x)} image tokens and {len(plane.words)} text tokens in a plane, coloured by cluster")
 
 

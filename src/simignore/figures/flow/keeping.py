@@ -80,7 +80,8 @@ def _shares(kept: Kept) -> str:
             told = f"random: {percent(mean)} ({percent(low)} to {percent(high)})"
             chart.span(low, high, row, RANDOM, 9, told)
             chart.mark(mean, row, RANDOM, told)
-        chart.mark(share, row, of_view(name), f"{name}: {percent(share)}", percent(share))
+        chart.mark(share, row, of_view(name), f"{name}: {percent(share)}")
+        chart.word(share, row, percent(share))
         chart.row(row, name)
     alt = "; ".join(
         f"{name}: {percent(share)} of its flow on the kept tokens" for name, share in kept.flow_share.items()
