@@ -299,6 +299,8 @@ def test_findings_say_what_the_numbers_say():
     assert "<b>more</b>" in resembling(report)[1]
     unsure = [replace(one, low=one.rho * 0 - 0.1, high=one.rho * 0 + 0.1) for one in report.correlations]
     assert "cannot be told" in resembling(replace(report, correlations=tuple(unsure)))[1]
+    mixed = [unsure[0] if one.measure == "attention" else one for one in report.correlations]
+    assert "depends on the measure" in resembling(replace(report, correlations=tuple(mixed)))[1]
     opposite = [replace(one, rho=-one.rho, low=-one.high, high=-one.low) for one in report.correlations]
     assert "<b>less</b>" in resembling(replace(report, correlations=tuple(opposite)))[1]
     assert re.match(r"\d of 7 views beat all 8 random orders", believable(report)[1])

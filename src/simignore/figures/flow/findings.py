@@ -70,26 +70,29 @@ def kept_flow(report: FlowReport) -> Finding | None:
 
 
 def resembling(report: FlowReport) -> Finding | None:
-    """Whether similar tokens gather the flow, in the convergence layer."""
+    """Whether similar tokens gather the flow into the answer, by every measure in its own convergence layer."""
+    told, ways = [], set()
     for one in report.correlations:
         curves = report.curves.get(one.measure)
         if one.target != "answer" or curves is None or curves.convergence.layer < 0:
             continue
         layer = curves.convergence.layer
         rho, low, high = (float(values[layer]) for values in (one.rho, one.low, one.high))
-        if not np.isfinite([rho, low, high]).all():
-            continue
-        interval = f"<b>{signed(rho)}</b>, {signed(low)} to {signed(high)}"
-        where = f"rank correlation with {safe(one.measure)} in layer {layer}: {interval}"
-        if low <= 0 <= high:
-            return "hypothesis", f"Whether tokens that resemble the text gather the flow cannot be told here ({where})."
-        size = "strongly" if abs(rho) >= 0.6 else "moderately" if abs(rho) >= 0.3 else "weakly"
-        way = "more" if rho > 0 else "less"
-        return (
-            "hypothesis",
-            f"Tokens that resemble the text send {size} <b>{way}</b> into the answer than others ({where}).",
+        if np.isfinite([rho, low, high]).all():
+            ways.add("more" if low > 0 else "less" if high < 0 else "unclear")
+            interval = f"<b>{signed(rho)}</b>, {signed(low)} to {signed(high)}"
+            told.append(f"with {safe(one.measure)} in layer {layer} {interval}")
+    if not told:
+        return None
+    if ways == {"unclear"}:
+        said = "Whether tokens that resemble the text send more into the answer than others cannot be told here"
+    elif len(ways) > 1:
+        said = (
+            "Whether tokens that resemble the text send more into the answer than others <b>depends on the measure</b>"
         )
-    return None
+    else:
+        said = f"Tokens that resemble the text send <b>{ways.pop()}</b> into the answer than others"
+    return "hypothesis", f"{said} (rank correlation {'; '.join(told)})."
 
 
 def believable(report: FlowReport) -> Finding | None:
