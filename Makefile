@@ -19,8 +19,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 $(TESTED): $(READY) requirements-lmms.txt
-	@echo "adding what the tests of Ray, lmms-eval and data set copies need"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,ray]'
+	@echo "adding what the tests of Ray, lmms-eval, data set copies and pages in a browser need"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,ray,browser]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements-lmms.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
 	@touch $(TESTED)

@@ -9,6 +9,7 @@ import torch
 
 from grids import lying
 from simignore import Simignore
+from simignore.flow import VIEWS
 from simignore.flow.report import (
     AnswerToken,
     Convergence,
@@ -26,9 +27,8 @@ from simignore.flow.report import (
 from simignore.select import from_kept
 from simignore.types import Grid, Patches
 
-SPANS = ("system", "image", "context", "question", "options", "earlier answer")
-SIZES = np.array([9, 0, 6, 9, 14, 5])
-VIEWS = ("attention", "saliency", "rollout", "relevancy", "similarity")
+SPANS = ("system", "image 1", "context", "question", "options", "template", "earlier answer")
+SIZES = np.array([9, 0, 6, 9, 14, 4, 0])
 QUESTION = "What number is on the blue star?"
 
 
@@ -73,8 +73,9 @@ def flow_report(
         removal=_removal(random),
         knockout=_knockout(layers, random),
         swaps=(
-            Swap("the method's choice", 49, "7.", True, -0.09),
-            Swap("what the method dropped, instead of what it kept", 147, "2.", False, -3.1),
+            Swap("the kept ones alone", 49, "7.", True, -0.09),
+            Swap("the dropped ones alone", 147, "2.", False, -3.1),
+            Swap("no image token", 0, "4.", False, -2.9),
             Swap("as many at random", 49, "4.", False, -2.2),
         ),
         cost={
@@ -160,7 +161,7 @@ def _curves(name, wanted, a, layers, blind, random) -> Curves:
     noise = random.gamma(0.6, size=(a, layers, n))
     tokens = noise / noise.sum(-1, keepdims=True) * (1 - sharp[:, None]) + sharp[:, None] * wanted / wanted.sum()
     tokens = tokens * rise[:, None] * random.uniform(0.8, 1.1, (a, 1, 1))
-    rest = random.dirichlet((40, 3, 8, 8, 3), size=(a, layers)) * (1 - tokens.sum(-1))[..., None]
+    rest = random.dirichlet((40, 3, 8, 8, 5, 3), size=(a, layers)) * (1 - tokens.sum(-1))[..., None]
     into = np.insert(rest, 1, tokens.sum(-1), axis=-1)
     into[0, :, -2] += into[0, :, -1]
     into[0, :, -1] = 0
@@ -237,17 +238,21 @@ def _removal(random) -> Removal:
     fractions = np.linspace(0, 1, 11)
     start, end = np.log(0.9), np.log(0.12)
     speed = {"attention": 2.2, "saliency": 5.0, "rollout": 1.4, "relevancy": 3.0, "similarity": 2.6}
+    speed |= {"attention at convergence": 2.4, "question's attention": 2.0}
     down = {name: end + (start - end) * (1 - fractions) ** rate for name, rate in speed.items()}
     up = {name: start + (end - start) * (1 - fractions) ** rate for name, rate in speed.items()}
     drawn = {
         name: end + (start - end) * np.stack([shape ** random.uniform(0.8, 1.3) for _ in range(8)])
         for name, shape in (("deletion", 1 - fractions), ("insertion", fractions))
     }
-    area = {name: tuple(float(np.trapezoid(np.exp(c[name]), fractions)) for c in (down, up)) for name in speed}
-    area["random"] = tuple(
-        float(np.trapezoid(np.exp(drawn[name]), fractions).mean()) for name in ("deletion", "insertion")
-    )
+    area = {name: tuple(float(_area(c[name], fractions)) for c in (down, up)) for name in speed}
+    area["random"] = tuple(float(_area(drawn[name], fractions).mean()) for name in ("deletion", "insertion"))
     return Removal(fractions, down, up, drawn, area)
+
+
+def _area(curve, fractions):
+    values = np.exp(curve)
+    return ((values[..., 1:] + values[..., :-1]) / 2 * np.diff(fractions)).sum(-1)
 
 
 def _knockout(layers, random) -> tuple[Knockout, ...]:

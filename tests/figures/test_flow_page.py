@@ -23,9 +23,9 @@ from flow_reports import bare_report, flow_report, odd_report, tiled
 from grids import lying
 from simignore import Random, locate, tiny
 from simignore.figures.flow import flow_page
-from simignore.figures.flow.chart import apart
 from simignore.figures.flow.findings import believable, converged, cut, findings, kept_flow, resembling
 from simignore.figures.flow.heat import MISSING, STEPS, heat
+from simignore.figures.flow.labels import apart, beside
 from simignore.figures.flow.layers import layers
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.stage import Stage
@@ -130,7 +130,7 @@ def test_the_maps_in_the_page_hold_the_reports_numbers():
     report = flow_report(blind=(0, 3))
     told = data(page(report))
     count = told["count"]
-    assert [view["name"] for view in told["views"]][:5] == list(report.views)
+    assert [view["name"] for view in told["views"]][: len(report.views)] == list(report.views)
     for view in told["views"]:
         if view["name"] in report.views:
             for token, wanted in enumerate(report.views[view["name"]]):
@@ -227,6 +227,17 @@ def test_names_at_the_ends_of_lines_do_not_lie_on_each_other(wanted):
     assert min(placed) >= -1e-9 and max(placed) <= 200 + 1e-9
 
 
+@given(some.lists(some.tuples(some.floats(0, 400), some.floats(0, 300)), max_size=12))
+def test_words_beside_points_do_not_lie_on_each_other(points):
+    taken = []
+    for x, y in points:
+        beside(x, y, "number", (0, 0, 400, 300), taken)
+    for n, one in enumerate(taken):
+        assert one[0] >= 0 and one[2] <= 400 and one[1] >= 0 and one[3] <= 300
+        for other in taken[n + 1 :]:
+            assert one[0] >= other[2] or other[0] >= one[2] or one[1] >= other[3] or other[1] >= one[3]
+
+
 def test_ticks_are_round_and_inside():
     for scale in (
         Scale(0, 1),
@@ -256,7 +267,10 @@ def test_layers_without_attention_are_hatched_and_named():
     html = layers(flow_report(blind=(0, 3, 4, 5)))
     assert "layers without attention (0 and 3 to 5)" in html
     assert 'class="none"' in html and 'class="none"' not in layers(flow_report())
-    assert "nan" not in page(flow_report(blind=(0, 3, 4, 5))).lower().replace("nano", "")
+    written = re.sub(
+        r"base64,[^\"]*|\"codes\":\"[^\"]*\"|\"colours\":\"[^\"]*\"", "", page(flow_report(blind=(0, 3, 4, 5)))
+    )
+    assert not re.search(r"\bnan\b", written, re.I)
 
 
 def test_the_page_stays_small():
@@ -278,23 +292,49 @@ def test_layers_are_thinned_before_the_page_gets_too_large_but_the_one_of_conver
 def test_findings_say_what_the_numbers_say():
     report = flow_report()
     assert report.kept is not None and report.removal is not None
-    assert "stays the same" in kept_flow(report)[1] and "more than chance by 4 of 4 views" in kept_flow(report)[1]
+    assert "stays the same" in kept_flow(report)[1] and "more than chance by 6 of 6 views" in kept_flow(report)[1]
     changed = replace(report.kept, answer="2", flow_share=dict.fromkeys(report.kept.flow_share, 0.2))
     told = kept_flow(replace(report, kept=changed))[1]
-    assert "answer changes" in told and "more than chance by 0 of 4 views" in told
+    assert "answer changes" in told and "more than chance by 0 of 6 views" in told
     assert "<b>more</b>" in resembling(report)[1]
     unsure = [replace(one, low=one.rho * 0 - 0.1, high=one.rho * 0 + 0.1) for one in report.correlations]
     assert "cannot be told" in resembling(replace(report, correlations=tuple(unsure)))[1]
+    mixed = [unsure[0] if one.measure == "attention" else one for one in report.correlations]
+    assert "depends on the measure" in resembling(replace(report, correlations=tuple(mixed)))[1]
     opposite = [replace(one, rho=-one.rho, low=-one.high, high=-one.low) for one in report.correlations]
     assert "<b>less</b>" in resembling(replace(report, correlations=tuple(opposite)))[1]
-    assert "<b>saliency</b>" in believable(report)[1]
+    assert re.match(r"\d of 7 views beat all 8 random orders", believable(report)[1])
+    assert "furthest goes <b>saliency</b> (areas" in believable(report)[1]
     chance = report.removal.area["random"]
     level = replace(report.removal, area=dict.fromkeys(report.removal.area, chance))
-    assert believable(replace(report, removal=level))[1].startswith("No view is better")
+    assert believable(replace(report, removal=level))[1].startswith("No view beats all 8 random orders")
+    needless = replace(report.swaps[2], same=True)
+    assert "same answer without any image token" in believable(replace(report, swaps=(needless,)))[1]
+    held = {name: np.log(np.full(11, 0.9)) for name in report.removal.deletion}
+    assert (
+        "holds on to its answer"
+        in believable(replace(report, swaps=(), removal=replace(report.removal, deletion=held)))[1]
+    )
     assert f"<b>layer {report.curves['attention'].convergence.layer}</b> by attention" in converged(report)[1]
+    weak = [replace(one, everywhere=one.everywhere / 1000) for one in report.knockout]
+    assert "next to nothing" in cut(replace(report, knockout=tuple(weak)))[1]
     assert "image to last" in cut(report)[1]
     assert findings(report).count("<li>") == 4
     assert findings(bare_report()).count("<li>") == 2
+
+
+def test_where_nothing_flows_no_layer_of_convergence_is_told():
+    report = flow_report()
+    nowhere = {}
+    for name, own in report.curves.items():
+        no = np.full(report.layers, np.nan)
+        nothing = replace(own.convergence, layer=-1, first=-1, last=-1, flow=np.zeros(report.layers), spread=no)
+        none = {part: getattr(own, part) * 0 for part in ("into", "tokens", "question")}
+        nowhere[name] = replace(own, **none, convergence=nothing)
+    empty = replace(report, curves=nowhere)
+    assert "Nothing flows from the image" in converged(empty)[1]
+    html = page(empty)
+    assert "converges at" not in html and "layer -1" not in html and -1 not in data(html)["layers"]
 
 
 def test_merged_tokens_lead_to_those_that_took_them_in():

@@ -21,9 +21,9 @@ from simignore.prompt import Prompt
 
 VIEWS = {
     "attention": "what the place that predicts the token pays to each image token, mean over heads and layers",
-    "attention at convergence": "the same, over the convergence layers alone",
+    "attention at convergence": "attention in the convergence layers alone, mean over heads and those layers",
     "question's attention": "what the question's tokens pay to each image token, mean over them, heads and layers",
-    "saliency": "|attention x gradient| into the same place, summed over heads, mean over layers",
+    "saliency": "|attention x gradient| into the place that predicts the token, summed over heads, mean over layers",
     "rollout": "attention passed on from layer to layer, with the residual stream as its equal (arXiv 2005.00928)",
     "relevancy": "the positive part of attention x gradient passed on from layer to layer (arXiv 2103.15679)",
     "similarity": "largest cosine of the image token's embedding and a token of the text; the same for all answer tokens",

@@ -7,19 +7,18 @@ every run.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from simignore.figures.flow.labels import Box, apart, beside, short, wide
 from simignore.figures.flow.looks import Look
 from simignore.figures.flow.scale import Scale
 from simignore.figures.flow.words import safe
 from simignore.flow.report import Array
 
 _TOP, _BOTTOM = 24, 40
-_LINE = 15  # height of a line of text
 _MARKS = {
     "o": "M-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0z",
     "s": "M-2.9-2.9h5.8v5.8h-5.8z",
@@ -53,6 +52,7 @@ class Chart:
         self._back: list[str] = []
         self._front: list[str] = []
         self._names: list[tuple[float, float, str, Look]] = []  # y, x of the end, the words, the look
+        self._taken: list[Box] = []  # where words lie among the data
         self._axes(x_label, y_label)
 
     @property
@@ -112,25 +112,25 @@ class Chart:
             style = f"--c:var(--{look.colour});stroke-width:{width - 2}"
         self._front.append(f'<path class="dots" style="{style}" d="{path}"/>')
 
-    def mark(self, x: float, y: float, look: Look, told: str = "", word: str = "") -> None:
-        """One marker, with ``word`` beside it; ``told`` is shown to who points at it."""
+    def mark(self, x: float, y: float, look: Look, told: str = "") -> None:
+        """One marker; ``told`` is shown to who points at it."""
         across, down = (float(value) for value in self.at(x, y))
+        self._taken.append((across - 4, down - 4, across + 4, down + 4))
         self._front.append(_mark(across, down, look, safe(told)))
-        if word:
-            right = self.plot[2]
-            place = (
-                f'x="{across + 7:.1f}"'
-                if across + 7 + wide(word) < right + self.right
-                else f'x="{across - 7:.1f}" text-anchor="end"'
-            )
-            self._front.append(f'<text class="word" {place} y="{down + 4:.1f}">{safe(short(word))}</text>')
+
+    def word(self, x: float, y: float, word: str) -> None:
+        """A word beside a point, where there is room between markers and other words."""
+        across, down = (float(value) for value in self.at(x, y))
+        if (place := beside(across, down, word, (0, 0, *self.size), self._taken)) is not None:
+            at = f'x="{place[0]:.1f}" y="{place[1]:.1f}" text-anchor="{place[2]}"'
+            self._front.append(f'<text class="word halo" {at}>{safe(short(word))}</text>')
 
     def tag(self, x: float, y: float, word: str) -> None:
         """A word centred at a place, readable on dots."""
         across, down = (float(value) for value in self.at(x, y))
-        self._front.append(
-            f'<text class="tag halo" x="{across:.1f}" y="{down + 4:.1f}" text-anchor="middle">{safe(word)}</text>'
-        )
+        self._taken.append((across - 8, down - 8, across + 8, down + 8))
+        at = f'x="{across:.1f}" y="{down + 4:.1f}" text-anchor="middle"'
+        self._front.append(f'<text class="tag halo" {at}>{safe(word)}</text>')
 
     def span(self, low: float, high: float, y: float, look: Look, thick: float = 2.5, told: str = "") -> None:
         """A level stroke from ``low`` to ``high``."""
@@ -220,35 +220,13 @@ class Chart:
         out = []
         _, top, right, bottom = self.plot
         names = sorted(self._names, key=lambda name: round(name[0]))
-        heights = apart([name[0] for name in names], top + 4, bottom, _LINE)
+        heights = apart([name[0] for name in names], top + 4, bottom)
         for height, (down, across, name, look) in zip(heights, names, strict=True):
             style = f'style="--c:var(--{look.colour})"'
             out.append(f'<path class="leader" {style} d="M{across + 4:.1f} {down:.1f}L{right + 9} {height:.1f}"/>')
             told = f"{safe(short(name))}<title>{safe(name)}</title>"
             out.append(f'<text class="end" x="{right + 12}" y="{height + 4:.1f}">{told}</text>')
         return out
-
-
-def apart(wanted: Sequence[float], low: float, high: float, gap: float) -> list[float]:
-    """Rising heights near those wanted (rising), at least ``gap`` apart, from ``low`` to ``high`` if they fit."""
-    placed: list[float] = []
-    for height in wanted:
-        placed.append(max(height, placed[-1] + gap if placed else low))
-    ceiling = high
-    for n in reversed(range(len(placed))):
-        placed[n] = max(min(placed[n], ceiling), low + n * gap if high - low >= gap * (len(placed) - 1) else -1e9)
-        ceiling = placed[n] - gap
-    return placed
-
-
-def short(text: str, most: int = 22) -> str:
-    """A name that fits beside a chart."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def wide(text: str) -> int:
-    """About how many units a name takes at the chart's size of letters."""
-    return round(sum(12 if unicodedata.east_asian_width(c) in "WF" else 7.3 for c in short(text)))
 
 
 def _mark(across: float, down: float, look: Look, told: str) -> str:

@@ -77,7 +77,7 @@
     said.querySelector("b").textContent = own.name;
     const piece = Object.assign(document.createElement("bdi"), { textContent: text });
     const more = Object.assign(document.createElement("span"), {
-      textContent: known ? own.said : "this layer has no attention, so there is nothing to show.",
+      textContent: known ? `${own.said}.` : "this layer has no attention, so there is nothing to show.",
     });
     said.replaceChildren(said.querySelector("b"), ` of answer token ${token + 1} `, piece, `, ${where}: `, more);
     stage.querySelectorAll("svg").forEach((svg) => {

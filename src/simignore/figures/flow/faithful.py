@@ -10,9 +10,10 @@ from simignore.figures.flow.chart import Chart
 from simignore.figures.flow.layers import layer_scale
 from simignore.figures.flow.looks import RANDOM, Look, of_span, of_view
 from simignore.figures.flow.scale import Scale, over
-from simignore.figures.flow.words import figure, number, panels, percent, safe, section, signed, table
+from simignore.figures.flow.words import figure, listed, number, panels, percent, safe, section, signed, table
 from simignore.flow.report import Array, FlowReport, Knockout, Removal
 
+LEAST = 0.1  # nats; the axis of changes reaches so far at least, so that nothing looks like nothing
 _ROUTES = {
     "image to question": of_span("image", ("image",)),
     "image to last": of_view("saliency"),
@@ -58,7 +59,7 @@ def _removal(removal: Removal) -> str:
     )
     caption = (
         "How likely an average token of the full answer stays while image tokens go (left) or come back (right) in the "
-        "order of each view; numbers at the lines are areas under them. Grey: the mean of "
+        "order of each view; names stand in the order of the areas under the lines. Grey: the mean of "
         f"{len(removal.random['deletion'])} random orders and the range that they span. A view whose line does not leave "
         "the grey band marks patches no better than chance. Dropped tokens are truly gone, which the model was not trained "
         "for, so the curves mix missing evidence with an unusual prompt; the random band shows how much the latter does."
@@ -70,27 +71,28 @@ def _curves(removal: Removal, lines: Mapping[str, Array], kind: str, label: str)
     column = 0 if kind == "deletion" else 1
     chance = np.exp(np.asarray(removal.random[kind]))  # [R, F]
     order = sorted((*lines, "random"), key=lambda name: -removal.area[name][column])  # as their names will stand
-    names = {name: f"{name} {number(removal.area[name][column], 2)}" for name in order}
     top = max(float(np.nanmax(chance)), *(float(np.nanmax(np.exp(line))) for line in lines.values()))
     chart = Chart(
         Scale(0, 1, told=percent),
         Scale(0, min(1.0, top * 1.06), told=percent),
         f"{label}, of all",
         "probability of an answer token",
-        list(names.values()),
+        order,
+        size=(500, 310),
     )
     chart.band(removal.fractions, chance.min(0), chance.max(0), RANDOM)
     for name in order:
         if name == "random":
-            chart.line(removal.fractions, chance.mean(0), RANDOM, names[name], marks=False)
+            chart.line(removal.fractions, chance.mean(0), RANDOM, name, marks=False)
         else:
-            chart.line(removal.fractions, np.exp(np.asarray(lines[name])), of_view(name), names[name])
-    return chart.svg(f"{kind} curves with areas: {', '.join(names.values())}")
+            chart.line(removal.fractions, np.exp(np.asarray(lines[name])), of_view(name), name)
+    areas = listed([f"{name} {number(removal.area[name][column], 2)}" for name in order])
+    return chart.svg(f"{kind} curves; areas under them: {areas}")
 
 
 def _knockouts(report: FlowReport) -> str:
     every = np.concatenate([np.append(one.change, one.everywhere) for one in report.knockout])
-    scale = over(every, np.zeros(1), told=lambda value: number(value, 2))
+    scale = over(every, np.array([-LEAST, LEAST / 4]), told=lambda value: number(value, 2))
     drawn = [(one.route, _steps(one, report.layers, scale)) for one in report.knockout]
     width = report.knockout[0].windows[0]
     caption = (

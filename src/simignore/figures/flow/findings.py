@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from simignore.figures.flow.faithful import LEAST
 from simignore.figures.flow.words import listed, number, percent, safe, signed
 from simignore.flow.report import Array, FlowReport, Removal
 
@@ -16,10 +17,10 @@ Finding = tuple[str, str]  # the section that shows it, and what was found as HT
 def findings(report: FlowReport) -> str:
     """The first few findings that the report has numbers for, as a list with links to where they are shown."""
     sources: tuple[Callable[[FlowReport], Finding | None], ...] = (
-        converged,
         kept_flow,
-        resembling,
         believable,
+        resembling,
+        converged,
         sunk,
         cut,
         sure,
@@ -30,13 +31,16 @@ def findings(report: FlowReport) -> str:
 
 
 def converged(report: FlowReport) -> Finding | None:
-    """Where the flow from the images converges, by every measure, and how much of all flow that is."""
+    """Where the flow from the images converges, by every measure."""
     told = []
     for name, curves in report.curves.items():
         one = curves.convergence
-        run = f"layers {one.first} to {one.last}" if one.last > one.first else "that layer alone"
-        told.append(f"<b>layer {one.layer}</b> by {safe(name)} (at least half as much in {run})")
-    return "layers", f"Flow from the image into the answer is largest in {listed(told)}, of {report.layers} layers."
+        if one.layer >= 0:
+            wide = f" (layers {one.first} to {one.last} have at least half as much)" if one.last > one.first else ""
+            told.append(f"<b>layer {one.layer}</b> by {safe(name)}{wide}")
+    if not told:
+        return "layers", "Nothing flows from the image into the answer in any layer, by the measures of this page."
+    return "layers", f"Of {report.layers} layers, flow from the image into the answer peaks in {listed(told)}."
 
 
 def kept_flow(report: FlowReport) -> Finding | None:
@@ -46,7 +50,9 @@ def kept_flow(report: FlowReport) -> Finding | None:
         return None
     same = kept.answer.strip() == report.answer.strip()
     held = f"With <b>{percent(kept.token_share)}</b> of the image tokens the answer {'stays the same' if same else 'changes'}"
-    compared = {name: share for name, share in kept.flow_share.items() if name in kept.random_share}
+    compared = {  # similarity is no flow, and often what the method chose by
+        name: share for name, share in kept.flow_share.items() if name in kept.random_share and name != "similarity"
+    }
     if not compared:
         return "kept", f"{held}."
     more = [name for name, share in compared.items() if share > kept.random_share[name][2]]
@@ -64,72 +70,90 @@ def kept_flow(report: FlowReport) -> Finding | None:
 
 
 def resembling(report: FlowReport) -> Finding | None:
-    """Whether similar tokens gather the flow, in the convergence layer."""
+    """Whether similar tokens gather the flow into the answer, by every measure in its own convergence layer."""
+    told, ways = [], set()
     for one in report.correlations:
         curves = report.curves.get(one.measure)
-        if one.target != "answer" or curves is None:
+        if one.target != "answer" or curves is None or curves.convergence.layer < 0:
             continue
         layer = curves.convergence.layer
         rho, low, high = (float(values[layer]) for values in (one.rho, one.low, one.high))
-        if not np.isfinite([rho, low, high]).all():
-            continue
-        interval = f"<b>{signed(rho)}</b>, {signed(low)} to {signed(high)}"
-        where = f"rank correlation with {safe(one.measure)} in layer {layer}: {interval}"
-        if low <= 0 <= high:
-            return "hypothesis", f"Whether tokens that resemble the text gather the flow cannot be told here ({where})."
-        size = "strongly" if abs(rho) >= 0.6 else "moderately" if abs(rho) >= 0.3 else "weakly"
-        way = "more" if rho > 0 else "less"
+        if np.isfinite([rho, low, high]).all():
+            ways.add("more" if low > 0 else "less" if high < 0 else "unclear")
+            interval = f"<b>{signed(rho)}</b>, {signed(low)} to {signed(high)}"
+            told.append(f"with {safe(one.measure)} in layer {layer} {interval}")
+    if not told:
+        return None
+    if ways == {"unclear"}:
+        said = "Whether tokens that resemble the text send more into the answer than others cannot be told here"
+    elif len(ways) > 1:
+        said = (
+            "Whether tokens that resemble the text send more into the answer than others <b>depends on the measure</b>"
+        )
+    else:
+        said = f"Tokens that resemble the text send <b>{ways.pop()}</b> into the answer than others"
+    return "hypothesis", f"{said} (rank correlation {'; '.join(told)})."
+
+
+def believable(report: FlowReport) -> Finding | None:
+    """Which views the deletion and insertion tests speak for, if the answer hangs on the picture at all."""
+    removal = report.removal
+    if removal is None or not (views := [name for name in removal.area if name != "random"]):
+        return None
+    if (needless := _needless(report, removal)) is not None:
+        return needless
+    lost, won = chance_areas(removal)
+    views.sort(key=lambda name: removal.area[name][0] - removal.area[name][1])
+    good = [name for name in views if removal.area[name][0] < lost.min() and removal.area[name][1] > won.max()]
+    down, up = (number(area, 2) for area in removal.area[views[0]])
+    areas = (
+        f"(areas {down} and {up}; random orders {number(float(lost.min()), 2)} to {number(float(lost.max()), 2)} and "
+        f"{number(float(won.min()), 2)} to {number(float(won.max()), 2)})"
+    )
+    if not good:
+        said = f"No view beats all {len(lost)} random orders both by deletion and by insertion"
+        return "faithful", f"{said}; <b>{safe(views[0])}</b> comes nearest {areas}."
+    lead = [removal.area[name][1] - removal.area[name][0] for name in views[:2]]
+    close = f", hardly ahead of {safe(views[1])}" if len(lead) > 1 and lead[0] - lead[1] < 0.03 else ""
+    said = f"{len(good)} of {len(views)} views beat all {len(lost)} random orders, by deletion and by insertion"
+    return "faithful", f"{said}; furthest goes <b>{safe(views[0])}</b>{close} {areas}."
+
+
+def _needless(report: FlowReport, removal: Removal) -> Finding | None:
+    """Whether the answer comes without the picture as well; then nothing that is removed can tell."""
+    bare = next((swap for swap in report.swaps if swap.kept == 0), None)
+    left = float(np.exp(next(iter(removal.deletion.values()))[-1])) if removal.deletion else 0.0
+    if bare.same if bare is not None else left >= 0.5:
+        what = "gives <b>the same answer" if bare else "<b>holds on to its answer"
         return (
-            "hypothesis",
-            f"Tokens that resemble the text send {size} <b>{way}</b> into the answer than others ({where}).",
+            "faithful",
+            f"The model {what} without any image token</b> (probability {percent(left)}), so this answer does not show what it "
+            "takes from the picture, and no test below can say which view to believe.",
         )
     return None
 
 
-def believable(report: FlowReport) -> Finding | None:
-    """Which view the deletion and insertion tests speak for, if any."""
-    removal = report.removal
-    if removal is None or not (views := [name for name in removal.area if name != "random"]):
-        return None
-    best = max(views, key=lambda name: removal.area[name][1] - removal.area[name][0])
-    down, up = removal.area[best]
-    lost, won = chance_areas(removal)
-    orders = f"random orders {number(float(lost.min()), 2)} to {number(float(lost.max()), 2)}"
-    backs = f"{number(float(won.min()), 2)} to {number(float(won.max()), 2)}"
-    if down < lost.min() and up > won.max():
-        return (
-            "faithful",
-            f"The view to believe here is <b>{safe(best)}</b>: the answer goes soonest without the patches it marks (area "
-            f"{number(down, 2)}; {orders}) and comes back soonest with them ({number(up, 2)}; {backs}).",
-        )
-    return (
-        "faithful",
-        f"No view is better than all random orders on both tests; <b>{safe(best)}</b> comes nearest (deletion "
-        f"{number(down, 2)}; {orders}; insertion {number(up, 2)}; {backs}).",
-    )
-
-
 def sunk(report: FlowReport) -> Finding | None:
-    """How far the attention map depends on the question."""
+    """How far the attention map depends on the order of the question's words."""
     sinks = report.sinks
     if sinks is None:
         return None
     return (
         "sinks",
-        f"<b>{len(sinks.tokens)}</b> patches have at least {number(sinks.threshold)} times the average attention whatever is "
-        f"asked; attention with the question and with its words shuffled: rank correlation <b>{signed(sinks.correlation)}</b>.",
+        f"<b>{len(sinks.tokens)}</b> patches have at least {number(sinks.threshold)} times the average attention whether or "
+        f"not the question's words are shuffled; rank correlation of the two maps: <b>{signed(sinks.correlation)}</b>.",
     )
 
 
 def cut(report: FlowReport) -> Finding | None:
-    """The way whose cutting hurts the answer most."""
+    """The way whose cutting hurts the answer most, if any does."""
     known = [one for one in report.knockout if np.isfinite(one.everywhere)]
     if not known:
         return None
     worst = min(known, key=lambda one: one.everywhere)
     change = f"{number(worst.everywhere)} nats for an answer token"
-    if worst.everywhere >= 0:
-        return "faithful", f"Cutting no way through the layers makes the answer less likely (at worst {change})."
+    if worst.everywhere > -LEAST:
+        return "faithful", f"Cutting any one way through all layers costs next to nothing (at worst {change})."
     return "faithful", f"Of the ways that were cut, <b>{safe(worst.route)}</b> matters most: {change}."
 
 
@@ -143,9 +167,9 @@ def sure(report: FlowReport) -> Finding | None:
 
 
 def chance_areas(removal: Removal) -> tuple[Array, Array]:
-    """[R] areas under each random order's curve of probability: deletion, insertion."""
-    lost, won = (
-        np.trapezoid(np.exp(np.asarray(removal.random[kind])), np.asarray(removal.fractions), axis=-1)
-        for kind in ("deletion", "insertion")
-    )
-    return np.atleast_1d(lost), np.atleast_1d(won)
+    """[R] areas under each random order's curve of probability, by trapezoids: deletion, insertion."""
+    found = []
+    for kind in ("deletion", "insertion"):
+        likely = np.exp(np.atleast_2d(removal.random[kind]))  # [R, F]
+        found.append(((likely[:, 1:] + likely[:, :-1]) / 2 * np.diff(removal.fractions)).sum(-1))
+    return found[0], found[1]

@@ -8,13 +8,13 @@ import numpy as np
 
 from simignore.figures.flow.chart import Chart
 from simignore.figures.flow.layers import blanks, layer_scale
-from simignore.figures.flow.looks import KEPT, Look, about, of_view
+from simignore.figures.flow.looks import KEPT, Look, of_view, unit
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.words import figure, listed, panels, percent, safe, section, signed
 from simignore.flow.report import Array, Correlation, Curves, FlowReport, Projection
 
-WORDS = 24  # of the text, written beside their points; more would cover each other
+WORDS = 24  # of the text, written beside their points where there is room
 CLUSTERS = (  # no orange, which marks what was kept; the last stands for all further ones
     (0, 114, 178),
     (0, 158, 115),
@@ -41,7 +41,10 @@ def _scatters(report: FlowReport) -> str:
     drawn = [
         (f"{name}, layer {curves.convergence.layer}", _scatter(report, curves))
         for name, curves in report.curves.items()
+        if curves.convergence.layer >= 0
     ]
+    if not drawn:
+        return ""
     ringed = " Tokens that the method kept are ringed in orange." if report.kept else ""
     caption = (
         "Each dot is an image token: across, its largest cosine with a token of the text; up, the flow from it into the answer "
@@ -58,7 +61,7 @@ def _scatter(report: FlowReport, curves: Curves) -> str:
         over(similarity),
         over(flow, log=None),
         "similarity to the text, cosine",
-        f"flow to the answer, {about(curves.measure).unit}",
+        f"flow to the answer, {unit(curves.measure)}",
     )
     kept = _kept(report)
     chart.dots(similarity[~kept], flow[~kept], of_view(curves.measure), 4.5)
@@ -112,12 +115,13 @@ def _plane(report: FlowReport, stage: Stage) -> str:
     shown = np.minimum(plane.cluster, len(CLUSTERS) - 1)
     tints = np.array([(*tint, 255) for tint in CLUSTERS], np.uint8)
     alt = f"{count} clusters of image tokens over the picture"
+    pins = stage.pins({stage.heart(shown == n): str(n) for n in np.unique(shown).tolist()})
     drawn = [
         ("Embeddings of image and text", _embeddings(plane, shown, _kept(report))),
-        (f"The {count} clusters on the picture", stage.draw(tints[shown], alt=alt, kind="heat clusters")),
+        (f"The {count} clusters on the picture", stage.draw(tints[shown], pins, alt, kind="heat clusters")),
     ]
     ringed = ", ringed in orange where the method kept them" if report.kept else ""
-    written = "" if len(plane.words) <= WORDS else f" (the first {WORDS} of {len(plane.words)} are written out)"
+    written = "" if len(plane.words) <= WORDS else f" (of {len(plane.words)} the first {WORDS} are named)"
     more = " The last colour, grey, stands for all smaller ones." if count > len(CLUSTERS) else ""
     caption = (
         "Left: embeddings as they enter the decoder, scaled to length 1, in the plane of their two main components. Dots are "
@@ -139,9 +143,10 @@ def _embeddings(plane: Projection, cluster: Array, kept: Array) -> str:
         chart.dots(x[cluster == n], y[cluster == n], Look(f"cluster-{n}"), 4.5)
     for n in np.unique(cluster).tolist():
         chart.tag(np.median(x[cluster == n]), np.median(y[cluster == n]), str(n))
-    for n, (word, (across, down)) in enumerate(zip(plane.words, plane.text, strict=True)):
-        shown = word.replace("Ġ", " ").replace("▁", " ").strip() or word
-        chart.mark(across, down, Look("ink", marker="s"), word, shown if n < WORDS else "")
+    for word, (across, down) in zip(plane.words, plane.text, strict=True):
+        chart.mark(across, down, Look("ink", marker="s"), word)
+    for word, (across, down) in list(zip(plane.words, plane.text, strict=True))[:WORDS]:
+        chart.word(across, down, word.replace("Ġ", " ").replace("▁", " ").strip() or word)
     return chart.svg(f"{len(x)} image tokens and {len(plane.words)} text tokens in a plane, coloured by cluster")
 
 

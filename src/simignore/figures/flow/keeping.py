@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from simignore.figures.flow.chart import Chart, wide
+from simignore.figures.flow.chart import Chart
 from simignore.figures.flow.heat import bar, heat
+from simignore.figures.flow.labels import wide
 from simignore.figures.flow.looks import KEPT, RANDOM, of_view
 from simignore.figures.flow.scale import Scale
 from simignore.figures.flow.stage import Stage
@@ -79,7 +80,8 @@ def _shares(kept: Kept) -> str:
             told = f"random: {percent(mean)} ({percent(low)} to {percent(high)})"
             chart.span(low, high, row, RANDOM, 9, told)
             chart.mark(mean, row, RANDOM, told)
-        chart.mark(share, row, of_view(name), f"{name}: {percent(share)}", percent(share))
+        chart.mark(share, row, of_view(name), f"{name}: {percent(share)}")
+        chart.word(share, row, percent(share))
         chart.row(row, name)
     alt = "; ".join(
         f"{name}: {percent(share)} of its flow on the kept tokens" for name, share in kept.flow_share.items()
@@ -90,4 +92,6 @@ def _shares(kept: Kept) -> str:
         "middle 95 % of random choices of as many tokens fall, the cross their mean. A marker right of the bar says that the "
         "method kept more of what the view marks than chance would; it does not say that the view marks what matters."
     )
+    if "similarity" in names:
+        caption += " Similarity is no flow: a method that chooses by it keeps more of it by its making."
     return figure(f'<div class="panel">{chart.svg(alt)}</div>', caption, "one")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from simignore.figures.flow.chart import Chart
-from simignore.figures.flow.looks import about, is_image, of_span, of_view
+from simignore.figures.flow.looks import is_image, of_span, of_view, unit
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.words import figure, listed, number, panels, percent, ranges, safe, section
 from simignore.flow.report import Array, Curves, FlowReport
@@ -52,17 +52,19 @@ def _measure(curves: Curves) -> str:
         ),
         (
             f"{name}: per token of the part",
-            _spans(curves, per_token, over(per_token, log=_wide(per_token)), f"{about(name).unit} per token"),
+            _spans(curves, per_token, over(per_token, log=_wide(per_token)), f"{unit(name)} per token"),
         ),
     ]
     if name != "attention":  # into one token it sums to 1, so its sums are its shares
         total = _mean(curves.into)
-        drawn.append((f"{name}: in all", _spans(curves, total, over(total, zero=True), about(name).unit)))
+        drawn.append((f"{name}: in all", _spans(curves, total, over(total, zero=True), unit(name))))
         drawn.append((f"{name}: over how many patches", _spread(curves)))
     caption = (
         f"Flow by {safe(name)} into the answer's tokens (mean over them) by decoder layer, counted from 0. Left: parts of the "
         "prompt against each other, every layer adding up to 100 %. Right: the same for an average token of each part, since "
-        "a part with many tokens gathers much by their number alone. " + CONVERGENCE + _blind(curves)
+        f"a part with many tokens gathers much by their number alone{_floor(per_token)}. "
+        + CONVERGENCE
+        + _blind(curves)
     )
     if name != "attention":
         caption += (
@@ -78,9 +80,7 @@ def _both(report: FlowReport) -> str:
     for name, curves in report.curves.items():
         question, answer = _mean_tokens(curves.question), curves.convergence.flow
         scale = over(question, answer, zero=True)
-        chart = Chart(
-            layer_scale(report.layers), scale, "decoder layer", about(name).unit, ["to question", "to answer"]
-        )
+        chart = Chart(layer_scale(report.layers), scale, "decoder layer", unit(name), ["to question", "to answer"])
         _converged(chart, curves)
         blanks(chart, answer, question)
         depth = np.arange(report.layers)
@@ -121,13 +121,15 @@ def _spread(curves: Curves) -> str:
     _converged(chart, curves)
     blanks(chart, spread)
     chart.line(np.arange(len(spread)), spread, of_span("image", ("image",)), "image")
-    return chart.svg(
-        f"over how many image tokens the flow to the answer is spread, at least {number(float(np.nanmin(spread)))}"
-    )
+    known = spread[np.isfinite(spread)]
+    least = f", at least {number(float(known.min()))}" if known.size else ""
+    return chart.svg(f"over how many image tokens the flow to the answer is spread{least}")
 
 
 def _converged(chart: Chart, curves: Curves) -> None:
     converged = curves.convergence
+    if converged.layer < 0:
+        return
     chart.shade(converged.first - 0.5, converged.last + 0.5)
     chart.upright(converged.layer, f"converges at {converged.layer}", of_view(curves.measure).colour)
 
@@ -139,10 +141,15 @@ def _blind(curves: Curves) -> str:
     return f" Hatched: layers without attention ({ranges(missing)}), in which nothing can be measured."
 
 
+def _floor(values: Array) -> str:
+    """What a logarithmic axis does with values that are too small for it."""
+    return "; what is less than a ten thousandth of the largest lies at the bottom" if _wide(values) else ""
+
+
 def _wide(values: Array) -> bool:
     """Whether the largest is so many times the smallest that only the logarithm shows both."""
     known = values[np.isfinite(values)]
-    return bool(known.size and known.min() > 0 and known.max() > 30 * known.min())
+    return bool(known.size and known.max() > 30 * max(known.min(), 0))
 
 
 def _mean(values: Array) -> Array:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from simignore.flow import VIEWS
+
 
 @dataclass(frozen=True)
 class Look:
@@ -18,58 +20,36 @@ class Look:
     marker: str = "o"
 
 
-@dataclass(frozen=True)
-class About:
-    """What a view shows. unit: of its numbers, for axes and colour bars. said: one sentence."""
-
-    unit: str
-    said: str
-
-
 KEPT = Look("kept")
 RANDOM = Look("random", "2 3", "x")
 FLAGGED = Look("saliency", "", "D")
 
 _VIEWS = {
     "attention": Look("attention", "", "o"),
+    "attention at convergence": Look("other-3", "2 2", "D"),
+    "question's attention": Look("other-1", "4 2", "v"),
     "saliency": Look("saliency", "7 3", "s"),
     "rollout": Look("rollout", "2 2", "^"),
     "relevancy": Look("relevancy", "9 3 2 3", "D"),
     "similarity": Look("similarity", "5 2", "v"),
 }
-_MORE = (Look("other-1", "4 2", "o"), Look("other-2", "6 2 2 2", "s"), Look("other-3", "1 2", "^"))
+_MORE = (Look("other-2", "6 2 2 2", "s"), Look("other-1", "4 2", "o"), Look("other-3", "1 2", "^"))
 _SPANS = {
     "system": Look("system", "2 2", "v"),
     "context": Look("context", "9 3 2 3", "D"),
     "question": Look("question", "6 3", "s"),
     "options": Look("options", "4 2", "^"),
+    "template": Look("other-1", "2 3", "D"),
     "earlier answer": Look("earlier", "1 2", "x"),
 }
 _IMAGES = ("", "8 2", "3 2", "1 2")  # of several images: one colour, several dashes
 
-ABOUT = {
-    "attention": About(
-        "attention",
-        "how much the place that predicts the token attends to each patch: after softmax, heads averaged, all layers together.",
-    ),
-    "saliency": About(
-        "nats",
-        "|attention × gradient|: how far the token's log-probability hangs on the attention that each patch gets.",
-    ),
-    "rollout": About(
-        "share",
-        "attention multiplied through all layers, with the path round each attention block counted, so that what reaches the "
-        "answer through other tokens is seen as well.",
-    ),
-    "relevancy": About(
-        "relevancy",
-        "rollout in which each layer's attention is weighted with its gradient, and what speaks against the token is left out.",
-    ),
-    "similarity": About(
-        "cosine",
-        "the largest cosine between a patch's embedding, as it enters the decoder, and a token of the text: the same for every "
-        "answer token, and known before the decoder has run.",
-    ),
+_UNITS = {
+    "saliency": "nats",
+    "question's saliency": "nats",
+    "rollout": "share",
+    "relevancy": "relevancy",
+    "similarity": "cosine",
 }
 
 
@@ -78,9 +58,19 @@ def of_view(name: str) -> Look:
     return _VIEWS.get(name) or _MORE[sum(map(ord, name)) % len(_MORE)]
 
 
-def about(name: str) -> About:
-    """What a view shows; a view that this page does not know is shown with its name alone."""
-    return ABOUT.get(name, About(name, f"the view that the report calls {name!r}."))
+def unit(name: str) -> str:
+    """The unit of a view's or a measure's numbers, for axes and colour bars."""
+    return _UNITS.get(name, "attention" if "attention" in name else name)
+
+
+def about(name: str) -> str:
+    """What a view shows, in words."""
+    if name in VIEWS:
+        return VIEWS[name]
+    measure = name.removeprefix("question's ")
+    return (
+        f"{measure} into the question's tokens, mean over them and layers" if measure != name else "a view of its own"
+    )
 
 
 def of_span(name: str, spans: tuple[str, ...]) -> Look:

@@ -36,7 +36,7 @@ def _explorer(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
     alt = f"heat map over the picture: {found[0].name} of answer token 1, all layers"
     said = (
         f'<p class="said" id="maps-said" aria-live="polite"><b>{safe(found[0].name)}</b> of answer token 1 '
-        f"{token(report.tokens[0].text)}, all layers: <span>{safe(found[0].said)}</span></p>"
+        f"{token(report.tokens[0].text)}, all layers: <span>{safe(found[0].said)}.</span></p>"
     )
     body = (
         f'<div class="explorer">{_controls(report, found)}<div class="shown">{said}'
@@ -85,9 +85,11 @@ def _sheet(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
         cells = "".join(_thumb(stage, choice, v, a, only) for v, choice in views)
         rows.append(f'<tr><th scope="row"><small>{a + 1}</small> {token(one.text)}</th>{cells}</tr>')
     titles = "".join(f'<th scope="col">{safe(choice.name)}</th>' for _, choice in views)
+    columns = f'style="--columns:{len(views)}"'
     body = (
-        '<div class="wide" role="region" aria-label="all views" tabindex="0"><table class="sheet"><thead><tr><td></td>'
-        f"{titles}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        '<div class="wide" role="region" aria-label="all views" tabindex="0">'
+        f'<table class="sheet" {columns}><thead><tr><td></td>{titles}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
     caption = "All views (columns) of each answer token (rows), over all layers, each map on its own scale."
     if len(report.tokens) > SHEET:
@@ -97,7 +99,7 @@ def _sheet(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
     by_logarithm = [choice.name for _, choice in views if choice.by_logarithm]
     if by_logarithm:
         caption += f" Colours follow the logarithm for {safe(listed(by_logarithm))}."
-    key = " ".join(f"<b>{safe(choice.name)}</b>: {safe(choice.said)}" for _, choice in views)
+    key = " ".join(f"<b>{safe(choice.name)}</b>: {safe(choice.said)}." for _, choice in views)
     return figure(body, f'{caption} <span class="key">{key}</span>', "wide-figure")
 
 

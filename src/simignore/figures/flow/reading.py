@@ -33,7 +33,10 @@ def reading(report: FlowReport, stage: Stage) -> str:
         "the next ones in small. The head was trained on last layers only: of early ones it may read nothing although "
         "something is there."
     )
-    where = stage.draw(over=stage.pins(lens.tokens), alt="where the tokens of the lens lie")
+    where = stage.draw(
+        over=stage.pins({token: str(n) for n, token in enumerate(lens.tokens, 1)}),
+        alt="where the tokens of the lens lie",
+    )
     body = f'<div class="lens"><div class="where">{where}</div>{table("", head, rows, "states")}</div>'
     return section("lens", "What patches turn into", lead, figure(body, caption, "wide-figure"))
 
@@ -43,7 +46,9 @@ def _cell(words: tuple[tuple[str, float], ...]) -> str:
         return ""
     text, share = words[0]
     rest = " ".join(token(other) for other, _ in words[1 : 1 + _BESIDE])
+    every = ", ".join(f"{word} {percent(likely)}" for word, likely in words)
     return (
-        f'<div class="said" style="--share:{share:.3f}"><span class="piece">{token(text)}</span> <span>{percent(share)}</span>'
+        f'<div class="said" title="{safe(every)}" style="--share:{share:.3f}"><span class="piece">{token(text)}</span> '
+        f"<span>{percent(share)}</span>"
         f"{f'<small>{rest}</small>' if rest else ''}</div>"
     )

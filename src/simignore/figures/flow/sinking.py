@@ -26,14 +26,15 @@ def sinking(report: FlowReport, stage: Stage) -> str:
         shown, "times the average"
     )
     lead = (
-        "Some patches gather attention whatever is asked: attention has to go somewhere, and much of it goes to patches that "
-        "say nothing. Which are they here?"
+        "Some patches gather attention whatever is asked: attention has to go somewhere, and much of it may go to patches that "
+        "say nothing. Which would gather it without a sensible question?"
     )
     caption = (
         "Attention from the last token of the prompt to each patch, mean over layers, as a multiple of the average patch: "
         f'with the question as it was asked, and with its words shuffled, <q dir="auto">{safe(sinks.shuffled)}</q>. '
         f"{_flags(sinks)} Rank correlation of the two: {signed(sinks.correlation)}; the nearer to +1, the less the attention "
-        "map has to do with what was asked."
+        "map has to do with how the question was put. The shuffled question still holds the same words, so a patch that they "
+        "alone point at is flagged as well: see where the flagged ones lie before calling them sinks."
     )
     drawn = [("Attention, with the question as asked", picture), ("Asked against shuffled", _scatter(sinks))]
     return section("sinks", "Attention that goes there anyway", lead, figure(panels(*drawn), caption))
@@ -42,10 +43,9 @@ def sinking(report: FlowReport, stage: Stage) -> str:
 def _flags(sinks: Sinks) -> str:
     if not sinks.tokens:
         return f"No patch has {number(sinks.threshold)} times the average in both."
-    many = len(sinks.tokens) > 1
     return (
-        f"Outlined and drawn as diamonds: {len(sinks.tokens)} patch{'es' if many else ''} with at least "
-        f"{number(sinks.threshold)} times the average in both. Do not read {'them' if many else 'it'} as evidence."
+        f"Outlined and drawn as diamonds: {len(sinks.tokens)} patch{'es' if len(sinks.tokens) > 1 else ''} with at least "
+        f"{number(sinks.threshold)} times the average in both."
     )
 
 

@@ -6,7 +6,7 @@ A stage is SVG in the picture's own pixels. The pictures are in the page once (:
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
@@ -117,10 +117,10 @@ class Stage:
                     return n, float(left + across * (right - left)), float(top + down * (bottom - top))
         return None
 
-    def pins(self, tokens: Sequence[int]) -> list[str]:
-        """For each panel numbered pins at these tokens, from 1."""
+    def pins(self, tokens: Mapping[int, str]) -> list[str]:
+        """For each panel a pin at each of these tokens, with its word (a letter or two)."""
         found: list[str] = ["" for _ in self.panels]
-        for number, token in enumerate(tokens, 1):
+        for token, word in tokens.items():
             if (at := self.middle(token)) is not None:
                 panel, x, y = at
                 size = max(self.panels[panel].size) / 100
@@ -128,9 +128,18 @@ class Stage:
                 x, y = min(max(x, left + 5 * size), right - 5 * size), min(max(y, top + 5 * size), bottom - 5 * size)
                 found[panel] += (
                     f'<g class="pin" transform="translate({x:.2f} {y:.2f}) scale({size:.3f})"><circle r="4.2"/>'
-                    f'<text y="2">{number}</text></g>'
+                    f'<text y="2">{safe(word)}</text></g>'
                 )
         return found
+
+    def heart(self, chosen: Array) -> int:
+        """The token among ``chosen`` [N] (bool) that lies nearest to their middle, in the panel with most of them."""
+        places = {int(token): self.middle(int(token)) for token in np.flatnonzero(chosen)}
+        panels = [place[0] for place in places.values() if place is not None]
+        most = max(set(panels), key=lambda panel: (panels.count(panel), -panel))
+        at = {token: np.array(place[1:]) for token, place in places.items() if place is not None and place[0] == most}
+        middle = np.mean(list(at.values()), 0)
+        return min(at, key=lambda token: (float(((at[token] - middle) ** 2).sum()), token))
 
     def _panel(self, n: int, painted: Array | None, over: Sequence[str], alt: str) -> str:
         panel = self.panels[n]

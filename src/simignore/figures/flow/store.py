@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from simignore.figures.flow.heat import STEPS, Heat, heat
-from simignore.figures.flow.looks import about
+from simignore.figures.flow.looks import about, unit
 from simignore.figures.flow.scale import skewed
 from simignore.figures.flow.stage import Stage
 from simignore.figures.paint import viridis
@@ -42,29 +42,18 @@ class Choice:
 
 
 def choices(report: FlowReport) -> list[Choice]:
-    """The report's views in its order, similarity if it is not among them, and flow into the question."""
+    """The report's views in its order, then similarity and flow into the question where they are not among them."""
     tokens = len(report.tokens)
-    views = dict(report.views)
-    views.setdefault("similarity", np.repeat(np.asarray(report.similarity)[None], tokens, 0))
-    found = [
-        Choice(
-            name,
-            np.asarray(maps),
-            report.curves[name].tokens if name in report.curves else None,
-            about(name).unit,
-            about(name).said,
-        )
-        for name, maps in views.items()
-    ]
+    layers = {name: np.asarray(curves.tokens) for name, curves in report.curves.items()}
+    views = {name: np.asarray(maps) for name, maps in report.views.items()}
+    views.setdefault("similarity", np.tile(np.asarray(report.similarity), (tokens, 1)))
     for name, curves in report.curves.items():
-        known = np.isfinite(curves.question)
-        mean = np.where(known, curves.question, 0).sum(0) / np.maximum(known.sum(0), 1)  # [N]
-        layers = np.repeat(np.asarray(curves.question)[None], tokens, 0)
-        said = f"{name} from each patch into the question's tokens instead of the answer's: the same for every answer token."
-        found.append(
-            Choice(f"{name} into the question", np.repeat(mean[None], tokens, 0), layers, about(name).unit, said)
-        )
-    return found
+        question = np.asarray(curves.question)  # [L, N]
+        known = np.isfinite(question)
+        mean = np.where(known, question, 0).sum(0) / np.maximum(known.sum(0), 1)  # [N]
+        views.setdefault(f"question's {name}", np.tile(mean, (tokens, 1)))
+        layers[f"question's {name}"] = np.tile(question, (tokens, 1, 1))
+    return [Choice(name, maps, layers.get(name), unit(name), about(name)) for name, maps in views.items()]
 
 
 def layers_shown(report: FlowReport, found: list[Choice]) -> list[int]:
@@ -73,7 +62,7 @@ def layers_shown(report: FlowReport, found: list[Choice]) -> list[int]:
     most = max(1, BUDGET // max(each, 1))
     if report.layers <= most:
         return list(range(report.layers))
-    wanted = {curves.convergence.layer for curves in report.curves.values()}
+    wanted = {curves.convergence.layer for curves in report.curves.values() if curves.convergence.layer >= 0}
     wanted |= set(range(0, report.layers, -(-report.layers // most)))
     return sorted(wanted)
 
