@@ -54,17 +54,15 @@ def shares(flow: Told, title: str = "") -> Figure:
 def per_token(flow: Told, title: str = "") -> Figure:
     """What one token of each part sends into an answer token, on a logarithmic axis: medians, for they vary by decades."""
     figure, axes = _panels(1, 2, _layers(flow), title)
+    flows = np.concatenate([_numbers(band["median"]) for m in MEASURES for band in flow[m]["per_token"].values()])
+    largest = float(flows[flows > 0].max(initial=0)) or 1.0
+    axes[0][0].set_ylabel("flow from one token\n(attention: 0 to 1; saliency: nats)", fontsize=9)
     for axis, measure in zip(axes[0], MEASURES, strict=True):
         bands = flow[measure]["per_token"]
-        axis.set_yscale("log")
+        axis.set(yscale="log", ylim=(largest * DECADES, largest * 2))
         for part, (colour, dash) in _parts(bands):
             _curve(axis, bands[part], middle="median", color=colour, linestyle=dash, label=part)
         _name(axis, MEASURES[measure])
-    flows = [_numbers(band["median"]) for measure in MEASURES for band in flow[measure]["per_token"].values()]
-    known = np.concatenate(flows)[np.concatenate(flows) > 0]
-    largest = float(known.max()) if len(known) else 1.0
-    axes[0][0].set_ylim(largest * DECADES, largest * 2)
-    axes[0][0].set_ylabel("flow from one token\n(attention: 0 to 1; saliency: nats)", fontsize=9)
     _legend(figure, axes[0][0], MEDIAN)
     return figure
 
