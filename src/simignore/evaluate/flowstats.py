@@ -68,11 +68,7 @@ def flow_stats(
     if most < 1 or longest < 1:
         raise ValueError(f"most={most}, max_new_tokens={longest}: at least one token must be answered and explained")
     every = benchmark.chosen(limit) if items is None else list(items)
-    asked = [item for item in every if item.images]
-    if not asked:
-        raise ValueError(
-            f"none of the {len(every)} questions of {benchmark.name} has an image, so nothing flows from one; take others"
-        )
+    asked = _with_image(benchmark, every)
     identity = identified(about(model, name, processor), benchmark, None, asked, 1) | {
         "generation": {"do_sample": False, "max_new_tokens": longest},
         "flow_stats": {"version": VERSION, "most": most},
@@ -95,6 +91,15 @@ def flow_stats(
         if kept is not None:
             kept.close()
     return FlowStats(asked, rows, metrics)
+
+
+def _with_image(benchmark: Benchmark, items: Sequence[Item]) -> list[Item]:
+    """The questions that have an image. Raises ValueError where none has."""
+    if found := [item for item in items if item.images]:
+        return found
+    raise ValueError(
+        f"none of the {len(items)} questions of {benchmark.name} has an image, so nothing flows from one; take others"
+    )
 
 
 def explained(model: Any, processor: Any, benchmark: Benchmark, item: Item, most: int, max_new_tokens: int) -> Row:
