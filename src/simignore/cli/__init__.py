@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, batch, compare, convert, doctor, evaluate, explain, list, report, score
+from simignore.cli import ask, batch, compare, convert, doctor, evaluate, explain, flow_stats, list, report, score
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 app.command("ask", epilog=ask.EXAMPLES)(ask.ask)
 app.command("explain", epilog=explain.EXAMPLES)(explain.explain)
+app.command("flow-stats", epilog=flow_stats.EXAMPLES)(flow_stats.flow_stats)
 app.command("list", epilog=list.EXAMPLES)(list.list_)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -94,10 +94,16 @@ def _by_cluster(
     """The sum of the values of each cluster, and its size; a question without one is its own."""
     if clusters is None or all(cluster is None for cluster in clusters):
         return values, np.ones_like(values)
-    names = [f"alone/{n}" if cluster is None else f"in/{cluster}" for n, cluster in enumerate(clusters)]
-    _, number = np.unique(np.asarray(names), return_inverse=True)
+    number = numbered(clusters)
     sums = np.bincount(number, weights=values).astype(np.float64)
     return sums, np.bincount(number).astype(np.float64)
+
+
+def numbered(clusters: Sequence[str | None]) -> NDArray[np.int64]:
+    """Each question's cluster as a number from 0; a question without one is its own."""
+    names = [f"alone/{n}" if cluster is None else f"in/{cluster}" for n, cluster in enumerate(clusters)]
+    _, number = np.unique(np.asarray(names), return_inverse=True)
+    return number.astype(np.int64)
 
 
 def mcnemar(these: Sequence[bool], those: Sequence[bool]) -> dict[str, Any]:

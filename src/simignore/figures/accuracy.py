@@ -52,8 +52,8 @@ def by_group(rows: Sequence[Row], kind: str, keep: float | None, title: str = ""
     ):
         points = [row["groups"][kind].get(value, {}).get("accuracy") for value in values]
         known = [(point * 100, place + aside) for place, point in enumerate(points) if point is not None]
-        axis.plot(*zip(*known, strict=True), **{**style, "linestyle": "none"}, label=_said(row["method"]))
-    axis.set_yticks(range(len(values)), [_said(value).replace("_", " ") for value in values])
+        axis.plot(*zip(*known, strict=True), **{**style, "linestyle": "none"}, label=said(row["method"]))
+    axis.set_yticks(range(len(values)), [said(value).replace("_", " ") for value in values])
     axis.invert_yaxis()
     axis.set_xlabel("accuracy, %" if keep is None else f"accuracy, % (keep {keep:g})")
     axis.grid(axis="x", alpha=0.25)
@@ -64,7 +64,7 @@ def by_group(rows: Sequence[Row], kind: str, keep: float | None, title: str = ""
     return figure
 
 
-def _said(name: str) -> str:
+def said(name: str) -> str:
     """A name as matplotlib prints it: no formulas between dollars, and no label that it leaves out."""
     name = name.replace("$", r"\$")
     return f" {name}" if name.startswith("_") or not name else name
@@ -96,7 +96,7 @@ def _lines(rows: Sequence[Row], along: str, label: str, title: str) -> Figure:
             [(row["accuracy"] - row["low"]) * 100 for row in own],
             [(row["high"] - row["accuracy"]) * 100 for row in own],
         ]
-        axis.errorbar(places, middle, yerr=ends, label=_said(method), capsize=2, elinewidth=0.8, **style)
+        axis.errorbar(places, middle, yerr=ends, label=said(method), capsize=2, elinewidth=0.8, **style)
     axis.set(xlabel=label, ylabel="accuracy, %")
     axis.grid(alpha=0.25)
     _legend(axis)
@@ -124,7 +124,7 @@ def _blank(title: str, height: float = 4.4) -> tuple[Figure, Any]:
     axis = figure.add_subplot()
     axis.spines[["top", "right"]].set_visible(False)
     if title:
-        axis.set_title(_said(title), loc="left", size=10)
+        axis.set_title(said(title), loc="left", size=10)
     return figure, axis
 
 

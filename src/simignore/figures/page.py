@@ -53,18 +53,14 @@ def section(
         parts.append(_accuracies(at_cost, "At the prefill cost of dropping before the decoder."))
     if any("cost" in row for row in rows):
         parts.append(_costs([row for row in rows if "cost" in row]))
-    parts += [
-        f'<figure><img alt="{escape(words)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{escape(words)}</figcaption></figure>"
-        for words, data in pictures
-    ]
+    parts += [picture(words, data) for words, data in pictures]
     parts.append(_details(rows, facts))
     return "\n".join(parts)
 
 
 def _accuracies(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
     head = ("method", "tokens kept", "held, mean", "accuracy, %", "against random", "better?", "against all tokens")
-    return _table(caption, head, [(_reference(row), _cells(row)) for row in rows])
+    return table(caption, head, [(_reference(row), _cells(row)) for row in rows])
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:
@@ -116,14 +112,23 @@ def _costs(rows: Sequence[Mapping[str, Any]]) -> str:
         "What one prompt costs: times are medians of runs taken in turn, prefill includes vision tower and choosing, FLOPs are "
         "counted by torch."
     )
-    return _table(caption, (*head, "decoding step, ms", "KV cache, MB", "of all tokens'"), cells)
+    return table(caption, (*head, "decoding step, ms", "KV cache, MB", "of all tokens'"), cells)
 
 
 def _reference(row: Mapping[str, Any]) -> bool:
     return row["method"] in ("full", "random")
 
 
-def _table(caption: str, head: Sequence[str], rows: Sequence[tuple[bool, Sequence[str]]]) -> str:
+def picture(caption: str, data: bytes) -> str:
+    """A PNG file and what is seen on it, in plain text."""
+    return (
+        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def table(caption: str, head: Sequence[str], rows: Sequence[tuple[bool, Sequence[str]]]) -> str:
+    """A table. caption, head: plain text. rows: whether each is a reference, and its cells as HTML."""
     body = "\n".join(
         f"<tr{' class=reference' if quiet else ''}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         for quiet, cells in rows
