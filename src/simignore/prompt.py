@@ -45,7 +45,7 @@ class Prompt:
 
     inputs: what the processor returned, a batch of one (``model.generate(**prompt.inputs)``).
     text: the chat template's rendering. spans: where each part of the text is in ``input_ids[0]``, as places [M].
-    options: the options without letters. images: the opened images.
+    options: the options without letters. images: the opened images. question: as it was asked; "" where that is not known.
     """
 
     inputs: Any
@@ -54,6 +54,7 @@ class Prompt:
     spans: dict[str, Tensor]
     options: tuple[str, ...]
     tokenizer: Any
+    question: str = ""
 
     def span_for(self, span: str) -> str:
         """The span that is meant: for "auto" question and options, or all that the user said where there are no options."""
@@ -120,7 +121,8 @@ def build(
     spans = _spans(
         processor, (text, content), pieces, inputs["input_ids"][0], rendered(processor, _WORD, len(opened), mark)
     )
-    return Prompt(inputs, text, opened, spans, tuple(option.strip() for option in options), processor.tokenizer)
+    chosen = tuple(option.strip() for option in options)
+    return Prompt(inputs, text, opened, spans, chosen, processor.tokenizer, question.strip())
 
 
 def phrase(

@@ -59,7 +59,7 @@ def state(model):
 def test_a_report_of_the_bundled_model_fits_together(bundled, report):
     _, _, prompt = bundled
     assert report.answer == report.tokens[0].text == "7" and report.tokens[0].probability > 0.5
-    assert report.options == prompt.options and "blue star" in report.question
+    assert report.options == prompt.options and report.question == tiny.EXAMPLE_QUESTION
     attention = report.curves["attention"]
     image = attention.spans.index("image 1")
     assert np.allclose(attention.tokens.sum(-1), attention.into[..., image], atol=1e-5)
@@ -67,6 +67,7 @@ def test_a_report_of_the_bundled_model_fits_together(bundled, report):
     assert attention.convergence.layer == int(attention.into[..., image].mean(0).argmax())
     assert report.kept.selection.count.tolist() == [49] and report.kept.token_share == 0.25
     kept = report.kept.selection.kept[0].numpy()
+    assert set(report.kept.flow_share) == {*VIEWS} - {"similarity"}  # which is no flow
     for name, share in report.kept.flow_share.items():
         view = report.views[name]
         assert share == pytest.approx((view[:, kept].sum(1) / view.sum(1)).mean(), abs=1e-5)

@@ -138,10 +138,6 @@ def _check(out: Path) -> None:
         raise ValueError(f"--out {out} must end in .html; the numbers go into {out.with_suffix('.json')}")
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder; name a file such as {out / 'report.html'}")
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError:
-        raise ValueError("the charts of the page need matplotlib: pip install 'simignore[viz]'") from None
 
 
 def _written(report: FlowReport, pictures: Any, processor: Any, out: Path) -> dict[str, str]:

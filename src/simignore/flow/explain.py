@@ -184,6 +184,8 @@ class _Explanation:
         }
 
     def _question(self) -> str:
+        if self.prompt.question:
+            return self.prompt.question
         ids = self.own.inputs["input_ids"][0, self.asking]
         return "" if self.own.tokenizer is None else str(self.own.tokenizer.decode(ids)).strip()
 

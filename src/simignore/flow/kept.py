@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from simignore.flow.report import Array, Kept
+from simignore.flow.report import SIMILARITY, Array, Kept
 from simignore.methods import METHODS, Method
 from simignore.types import Answer
 
@@ -19,7 +19,7 @@ def kept(method: Method, told: Answer, views: Mapping[str, Array], seed: int = 0
         raise ValueError(f"{method} left no trace of this prompt, so what it kept cannot be told")
     selection = told.trace.selections[0]
     stays = selection.kept[0].cpu().numpy()
-    shares = {name: flow_share(view, stays) for name, view in views.items() if (view >= 0).all()}
+    shares = {name: flow_share(view, stays) for name, view in views.items() if name != SIMILARITY}
     drawn = draws(len(stays), int(stays.sum()), seed)
     return Kept(
         method=repr(method),

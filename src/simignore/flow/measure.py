@@ -14,7 +14,7 @@ from simignore.flow.asked import MOST, Asked, asked
 from simignore.flow.capture import evaluating
 from simignore.flow.curves import curves
 from simignore.flow.embeddings import Embeddings, embeddings
-from simignore.flow.report import MEASURES, Array, Curves
+from simignore.flow.report import MEASURES, SIMILARITY, Array, Curves
 from simignore.flow.spans import Spans, partition
 from simignore.flow.sweep import Swept, sweep
 from simignore.prompt import Prompt
@@ -81,7 +81,7 @@ def _views(swept: Swept, lines: Mapping[str, Curves], image: Array, seen: Embedd
         "saliency": np.nanmean(saliency.tokens, 1),
         "rollout": _host(swept.rollout)[:, image],
         "relevancy": _host(swept.relevancy)[:, image],
-        "similarity": np.tile(seen.similarity, (answers, 1)),
+        SIMILARITY: np.tile(seen.similarity, (answers, 1)),
     }
     return {name: np.asarray(view, dtype=np.float32) for name, view in made.items()}
 

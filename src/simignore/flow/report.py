@@ -18,6 +18,7 @@ from simignore.types import Patches, Selection
 
 Array = NDArray[Any]
 MEASURES = ("attention", "saliency")
+SIMILARITY = "similarity"  # the view that is no flow, and so has no share of it
 
 
 @dataclass(frozen=True)
