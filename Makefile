@@ -47,6 +47,7 @@ pictures: $(READY) ## draw the README's pictures and the model card's curves ane
 	@$(BIN)/simignore ask example --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
 	@$(BIN)/python scripts/curves.py
 	@$(BIN)/python scripts/accuracy_plot.py
+	@$(BIN)/python scripts/explain_picture.py
 
 bench: $(READY) ## measure prefill, decoding and memory on this machine; writes out/prefill.json
 	@$(BIN)/python -m benchmarks.prefill --json out/prefill.json
