@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from simignore.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
-WIDTH, HEIGHT = 1120, 1000
+WIDTH, HEIGHT = 1120, 865
 
 
 def main() -> int:
