@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -87,7 +88,8 @@ def test_the_similarity_is_what_the_method_scores_by(report):
 
 def test_the_model_is_as_before_to_the_bit_inside_inference_mode_too(bundled):
     model, processor, prompt = bundled
-    before, logits = state(model), model(**prompt.inputs).logits
+    logits = model(**prompt.inputs).logits
+    before = state(model)
     with torch.inference_mode():
         found = explain(model, prompt, processor, faithful=False, rounds=0)
     assert found.answer == "7" and state(model) == before
@@ -127,3 +129,11 @@ def test_long_answers_are_explained_up_to_a_limit_that_is_named(bundled):
 
 def test_it_is_a_public_name():
     assert simignore.flow.explain is explain
+
+
+def test_threads_that_explain_one_model_wait_for_each_other(bundled):
+    model, processor, prompt = bundled
+    alone = plain(explain(model, prompt, processor, faithful=False, rounds=0).views)
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(explain, model, prompt, processor, faithful=False, rounds=0) for _ in range(3)]
+        assert all(plain(future.result().views) == alone for future in futures)

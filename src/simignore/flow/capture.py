@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -136,16 +138,26 @@ def answered(inputs: Mapping[str, Any], answer: Tensor) -> dict[str, Any]:
     return grown
 
 
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; every module as it was afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
+    """The model in evaluation mode and for one thread alone; every module as it was afterwards.
+
+    Hooks see the forwards of all threads, so a second explanation of the same model waits here for the first.
+    """
+    with _MAKING:
+        lock = _LOCKS.setdefault(model, threading.RLock())
+    with lock:
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 def first(output: Any) -> Tensor:

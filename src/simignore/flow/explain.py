@@ -42,9 +42,10 @@ def explain(
         prompt = simignore.build(processor, "photo.png", "What colour is the bus?")
         report = simignore.flow.explain(model, prompt, processor, method=Simignore(keep=0.25))
 
-    model: any supported model, whatever attention implementation it runs on; it is left as it was. inputs: a prompt of
-        :func:`simignore.build`, or what a processor returned for one prompt with its images. processor: the model's; needed for
-        words and for what a method kept.
+    model: any supported model, whatever attention implementation it runs on; it is left as it was. Explanations of one model
+        wait for each other; let no other thread run it meanwhile.
+    inputs: a prompt of :func:`simignore.build`, or what a processor returned for one prompt with its images. processor: the
+        model's; needed for words and for what a method kept.
     method: whose choice is looked at beside the flow. faithful: whether to test the views by dropping what they name and by
         knocking attention out; by far the most forwards.
     most: tokens of the answer that are explained, the first ones; each takes one backward pass. max_new_tokens: of the answer.
