@@ -127,6 +127,14 @@ def test_long_answers_are_explained_up_to_a_limit_that_is_named(bundled):
     assert len(found.tokens) == 1 and any("the first 1 are explained (most=1)" in note for note in found.notes)
 
 
+def test_without_a_method_it_is_told_what_the_model_says_without_the_picture(bundled):
+    model, processor, prompt = bundled
+    found = explain(model, prompt, processor, rounds=0, max_new_tokens=1)
+    assert [(swap.what, swap.kept) for swap in found.swaps] == [("all image tokens", 196), ("no image token", 0)]
+    assert found.swaps[0].answer == found.answer and found.swaps[1].log_probability < found.swaps[0].log_probability
+    assert json.loads(found.to_json()) == plain(found) and repr(found).startswith("FlowReport('What number")
+
+
 def test_it_is_a_public_name():
     assert simignore.flow.explain is explain
 

@@ -90,11 +90,11 @@ def test_tokens_worth_a_look():
     assert chosen(views, kept) == (
         (1, "most like the text; dropped, with most flow into the answer"),
         (2, "most flow into the answer"),
-        (0, "most attention whatever the question"),
+        (0, "most attention from the end of the prompt"),
         (3, "least like the text"),
     )
     everything = ((1, "most like the text"), *chosen(views, kept)[1:])
     assert chosen(views) == everything == chosen(views, np.ones(5, dtype=bool))
     assert chosen({"flow": views["flow"]}) == ((2, "most flow into the answer"),)
-    assert chosen({"sink": np.zeros(3)}) == ((0, "most attention whatever the question"),)
+    assert chosen({"sink": np.zeros(3)}) == ((0, "most attention from the end of the prompt"),)
     assert chosen({}) == () == chosen({"flow": np.empty((2, 0))})

@@ -137,7 +137,7 @@ def checked(
 
 
 def images_and_question(
-    image: str | None, question: str | None, also: Sequence[Path]
+    image: str | None, question: str | None, also: Sequence[Path], command: str = "ask"
 ) -> tuple[list[Path], str, list[str]]:
     """The image files and the question, the bundled ones where they were left out, and the bundled question's options.
 
@@ -150,7 +150,7 @@ def images_and_question(
     bundled, options = image is None or image == EXAMPLE, []
     if question is None:
         if not bundled:
-            raise ValueError(f'what about {image}? simignore ask {image} "What colour is the bus?"')
+            raise ValueError(f'what about {image}? simignore {command} {image} "What colour is the bus?"')
         question, options = tiny.EXAMPLE_QUESTION, list(tiny.EXAMPLE_OPTIONS)
     return [tiny.example() if bundled else Path(str(image)), *also], question, options
 

@@ -51,7 +51,7 @@ def explain(
     keep: KeepOption = None,
     layer: LayerOption = None,
     set_: Settings = None,
-    no_method: Annotated[bool, in_method(help="Explain the model alone.")] = False,
+    no_method: Annotated[bool, in_method("--no-method", help="Explain the model alone.")] = False,
     out: Annotated[Path, in_output(help="The page; all numbers go into a .json beside it.")] = Path("report.html"),
     as_json: Annotated[bool, in_output("--json", help="Print where the files are, and the findings, as JSON.")] = False,
     model: ModelName = None,
@@ -69,6 +69,11 @@ def explain(
     Writes one page that needs nothing beside it, and a JSON file with all its numbers. Without IMAGE (or with the word
     "example") the question goes to a bundled picture, and without a question a bundled one is asked.
     """
+    _check(out)
+    if most < 1 or max_new_tokens < 1 or rounds < 0:
+        raise ValueError(
+            f"--most {most}, --max-new-tokens {max_new_tokens}: at least 1 is needed; --rounds {rounds}: 0 or more"
+        )
     choices = read_options(options)
     given = {
         "keep": None if keep is None else read_keep(keep),
@@ -79,9 +84,10 @@ def explain(
         if no_method and (method or preset or any(value is not None for value in given.values())):
             raise ValueError("--no-method explains the model alone; leave out --method, --preset and their options")
         chosen = None if no_method else make_method(method, preset, given)
-        _check(out)
-        files, asked, own_options = images_and_question(image, question, also or [])
+        files, asked, own_options = images_and_question(image, question, also or [], "explain")
         choices = choices or own_options
+        if own_options:
+            answer_as = answer_as or "text"  # by letter the bundled model nearly knows this answer without the picture
         opened = checked(files, asked, context, choices, answer_as)
         from simignore.cli.models import load
         from simignore.prompt import build
@@ -114,12 +120,13 @@ def findings(report: FlowReport) -> dict[str, Any]:
     """What a reader wants to know first, in plain types."""
     from simignore.flow import plain
 
-    kept, attention = report.kept, report.curves["attention"].convergence
+    kept = report.kept
     found: dict[str, Any] = {
         "answer": report.answer,
         "probability": report.tokens[0].probability,
-        "convergence_layer": attention.layer,
+        "convergence_layers": {name: lines.convergence.layer for name, lines in report.curves.items()},
         "image_tokens": len(report.image),
+        "answer_without_image_tokens": next((swap.answer for swap in report.swaps if not swap.kept), None),
     }
     if kept is not None:
         found |= {
@@ -127,7 +134,9 @@ def findings(report: FlowReport) -> dict[str, Any]:
             "kept": int(kept.selection.count[0]),
             "answer_with_method": kept.answer,
             "flow_kept": kept.flow_share,
-            "flow_kept_at_random": {name: mean for name, (mean, _, _) in kept.random_share.items()},
+            "flow_kept_at_random": {
+                name: {"mean": mean, "low": low, "high": high} for name, (mean, low, high) in kept.random_share.items()
+            },
         }
     return dict(plain(found))
 
@@ -143,12 +152,11 @@ def _check(out: Path) -> None:
 def _written(report: FlowReport, pictures: Any, processor: Any, out: Path) -> dict[str, str]:
     """Write the page and its numbers; their paths."""
     from simignore.figures import flow_page
-    from simignore.flow import plain
 
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = out.with_suffix(".json")
     out.write_text(flow_page(report, pictures, processor), encoding="utf-8")
-    numbers.write_text(json.dumps(plain(report), ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    numbers.write_text(report.to_json() + "\n", encoding="utf-8")
     return {"page": str(out), "numbers": str(numbers)}
 
 
@@ -159,17 +167,24 @@ def _show(report: FlowReport, facts: dict[str, Any]) -> None:
     console = Console(highlight=False)
     first = report.tokens[0]
     console.print(f"[bold]{facts['answer']}[/bold]  ({first.probability:.0%} sure of its first token)", markup=True)
-    attention = report.curves["attention"].convergence
-    if attention.layer >= 0:
-        console.print(
-            f"flow from the image converges in layer {attention.layer} of {report.layers} (layers {attention.first} to "
-            f"{attention.last} have at least half as much)"
-        )
+    for name, lines in report.curves.items():
+        converging = lines.convergence
+        if converging.layer >= 0:
+            run = f"{converging.first} to {converging.last}"
+            console.print(
+                f"flow from the image converges in layer {converging.layer} by {name} (at least half as much in {run}; "
+                f"layers are counted from 0 to {report.layers - 1})"
+            )
     if report.kept is not None:
         kept, shares = report.kept, report.kept.flow_share
-        console.print(f"{kept.method} keeps {kept.token_share:.0%} of {facts['image_tokens']} image tokens")
-        for name in (name for name in ("attention", "saliency", "rollout", "relevancy") if name in shares):
-            console.print(f"  {shares[name]:.0%} of the {name}, where {kept.random_share[name][0]:.0%} is chance")
+        console.print(f"{kept.method} keeps {kept.token_share:.1%} of {facts['image_tokens']} image tokens")
+        for name, share in shares.items():
+            _, low, high = kept.random_share[name]
+            console.print(f"  {share:.0%} of the {name}, where as many random ones have {low:.0%} to {high:.0%}")
         same = "the same answer" if kept.answer == report.answer else f"another answer: {kept.answer}"
         console.print(f"  and gives {same}")
+    if facts["answer_without_image_tokens"] == report.answer:
+        console.print(
+            "  the model gives this answer without any image token, too: what was kept cannot matter much for it"
+        )
     console.print(f"{facts['page']}, numbers in {facts['numbers']}")

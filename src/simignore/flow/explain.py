@@ -59,14 +59,17 @@ def explain(
         )
     with torch.inference_mode(False), evaluating(model):
         found = measure(model, inputs, processor, most=most, max_new_tokens=max_new_tokens)
-        return _Explanation(model, found, processor, method, seed).report(faithful, rounds)
+        return _Explanation(model, found, processor, method, seed, max_new_tokens).report(faithful, rounds)
 
 
 class _Explanation:
     """The further steps of one explanation, and what several of them need."""
 
-    def __init__(self, model: nn.Module, found: Measured, processor: Any, method: Method | None, seed: int) -> None:
-        self.model, self.found, self.processor, self.method, self.seed = model, found, processor, method, seed
+    def __init__(
+        self, model: nn.Module, found: Measured, processor: Any, method: Method | None, seed: int, length: int
+    ) -> None:
+        self.model, self.found, self.processor, self.method = model, found, processor, method
+        self.seed, self.length = seed, length
         self.own, self.prompt, self.asking = found.asked, found.prompt, found.asking
         self.notes: list[str] = []
 
@@ -105,7 +108,7 @@ class _Explanation:
         methods: dict[str, Method | None] = {"all tokens": None}
         found = None
         if self.method is not None:
-            answer = ask(self.model, self.processor, self.prompt, self.method)
+            answer = ask(self.model, self.processor, self.prompt, self.method, max_new_tokens=self.length)
             found = kept(self.method, answer, self.found.views, self.seed)
             methods[found.name] = self.method
         if not rounds or self.processor is None:
@@ -141,9 +144,9 @@ class _Explanation:
             "removal": removal(model, own.inputs, own.answer, means, seed=self.seed),
             "knockout": knockout(model, own.inputs, own.answer, torch.as_tensor(own.image), self.asking),
         }
-        if choice is not None:
-            stays = choice.selection.kept[0]
-            found["swaps"] = swaps(model, self.processor, own.inputs, own.answer, stays)
+        if self.processor is not None:
+            stays = torch.ones(len(own.image), dtype=torch.bool) if choice is None else choice.selection.kept[0]
+            found["swaps"] = swaps(model, self.processor, own.inputs, own.answer, stays, max_new_tokens=self.length)
         return found
 
     def tell(self) -> None:

@@ -82,7 +82,7 @@ def chosen(views: Mapping[str, Array], kept: Array | None = None) -> tuple[tuple
     wanted: list[tuple[str, int, Array, str]] = [
         ("similarity", 1, every, "most like the text"),
         ("flow", 1, every, "most flow into the answer"),
-        ("sink", 1, every, "most attention whatever the question"),
+        ("sink", 1, every, "most attention from the end of the prompt"),
         ("flow", 1, every if kept is None else ~kept, "dropped, with most flow into the answer"),
         ("similarity", -1, every, "least like the text"),
     ]

@@ -7,6 +7,7 @@ first one, the answer token before for each of the others.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simignore.flow.plain import plain
 from simignore.types import Patches, Selection
 
 Array = NDArray[Any]
@@ -208,7 +210,7 @@ class Swap:
     log_probability: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlowReport:
     """Everything that :func:`simignore.flow.explain` found out about one prompt.
 
@@ -248,3 +250,10 @@ class FlowReport:
     def layers(self) -> int:
         """L, decoder layers."""
         return int(next(iter(self.curves.values())).into.shape[1])
+
+    def __repr__(self) -> str:
+        return f"FlowReport({self.question!r}: {self.answer!r}, {len(self.image)} image tokens, {self.layers} layers)"
+
+    def to_json(self) -> str:
+        """All numbers as one line of JSON, what is not a number as null: what ``simignore explain`` writes beside the page."""
+        return json.dumps(plain(self), ensure_ascii=False, allow_nan=False)

@@ -41,7 +41,8 @@ def swaps(
     dropped, and those that stay keep their positions.
 
     processor: decodes. inputs: what it returned for one prompt, on the model's device. answer: [A] the token ids of the answer
-    with all image tokens, whose probability is told in each. kept: [N] bool. max_new_tokens: of each answer (greedy).
+    with all image tokens, whose probability is told in each. kept: [N] bool; where all are, only all and none are asked.
+    max_new_tokens: of each answer (greedy).
     layer: where tokens are dropped: None before the decoder, else before that decoder layer. seed: of the random ones.
     Raises ValueError for another shape of ``kept``, and as :func:`~simignore.flow.copies.forced` does.
     """
@@ -52,15 +53,12 @@ def swaps(
             f"pass bool [{len(prompt.image)}]"
         )
     kept = kept.cpu()
+    every, none = torch.ones_like(kept), torch.zeros_like(kept)
     drawn = torch.randperm(len(kept), generator=torch.Generator().manual_seed(seed)) < int(kept.sum())
-    sets = {
-        ALL: torch.ones_like(kept),
-        KEPT: kept,
-        RESTORED: torch.ones_like(kept),
-        OPPOSITE: ~kept,
-        NONE: torch.zeros_like(kept),
-        RANDOM: drawn,
-    }
+    if bool(kept.all()):
+        sets = {ALL: every, NONE: none}
+    else:
+        sets = {ALL: every, KEPT: kept, RESTORED: every, OPPOSITE: ~kept, NONE: none, RANDOM: drawn}
     likelihood = likely(prompt, torch.stack(list(sets.values())), layer=layer).tolist()
     settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     given = {name: value for name, value in inputs.items() if name != "labels"} | settings
