@@ -64,10 +64,13 @@ def test_the_bundled_model_needs_the_image_and_its_answer_comes_back():
         answer = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     count = len(forced(model, inputs, answer).image)
     kept = torch.ones(count, dtype=torch.bool)
+    kept[0] = False  # a corner that shows nothing
     whole, alone, restored, opposite, none, drawn = swaps(model, processor, inputs, answer, kept, max_new_tokens=8)
     assert whole.answer == alone.answer == restored.answer == drawn.answer == "7"
-    assert opposite.answer == none.answer and opposite.kept == 0  # all were kept, so none is left
-    assert opposite.log_probability == none.log_probability < whole.log_probability
+    assert opposite.answer == none.answer and opposite.kept == 1 and none.kept == 0
+    assert none.log_probability < whole.log_probability
+    every = swaps(model, processor, inputs, answer, torch.ones(count, dtype=torch.bool), max_new_tokens=8)
+    assert every == (whole, none)  # with nothing dropped there is nothing to swap
 
 
 def test_the_seed_decides_which_ones_are_drawn():
