@@ -21,15 +21,18 @@ from zoo import CASES, Sample
 
 from flow_reports import bare_report, flow_report, odd_report, tiled
 from grids import lying
-from simignore import Random, locate, tiny
+from simignore import Random, Simignore, locate, tiny
 from simignore.figures.flow import flow_page
+from simignore.figures.flow.faithful import faithful, inside
 from simignore.figures.flow.findings import believable, converged, cut, findings, kept_flow, resembling
 from simignore.figures.flow.heat import MISSING, STEPS, heat
 from simignore.figures.flow.labels import apart, beside
 from simignore.figures.flow.layers import layers
+from simignore.figures.flow.maps import maps
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.store import BUDGET, choices, layers_shown
+from simignore.figures.flow.verdict import chance_areas
 from simignore.figures.flow.words import number, percent, ranges, safe, signed
 from simignore.figures.paint import viridis
 from simignore.types import Grid, Selection
@@ -299,21 +302,18 @@ def test_findings_say_what_the_numbers_say():
     assert "<b>more</b>" in resembling(report)[1]
     unsure = [replace(one, low=one.rho * 0 - 0.1, high=one.rho * 0 + 0.1) for one in report.correlations]
     assert "cannot be told" in resembling(replace(report, correlations=tuple(unsure)))[1]
-    mixed = [unsure[0] if one.measure == "attention" else one for one in report.correlations]
-    assert "depends on the measure" in resembling(replace(report, correlations=tuple(mixed)))[1]
+    mixed = [
+        level if one.measure == "attention" else one for level, one in zip(unsure, report.correlations, strict=True)
+    ]
+    told = resembling(replace(report, correlations=tuple(mixed)))[1]
+    assert "depends on the measure" not in told
+    assert "more</b> into the answer than others by saliency; by attention it cannot be told" in told
     opposite = [replace(one, rho=-one.rho, low=-one.high, high=-one.low) for one in report.correlations]
     assert "<b>less</b>" in resembling(replace(report, correlations=tuple(opposite)))[1]
-    assert re.match(r"\d of 7 views beat all 8 random orders", believable(report)[1])
-    assert "furthest goes <b>saliency</b> (areas" in believable(report)[1]
-    chance = report.removal.area["random"]
-    level = replace(report.removal, area=dict.fromkeys(report.removal.area, chance))
-    assert believable(replace(report, removal=level))[1].startswith("No view beats all 8 random orders")
-    needless = replace(report.swaps[2], same=True)
-    assert "same answer without any image token" in believable(replace(report, swaps=(needless,)))[1]
-    held = {name: np.log(np.full(11, 0.9)) for name in report.removal.deletion}
+    split = [o if o.measure == "attention" else n for o, n in zip(opposite, report.correlations, strict=True)]
     assert (
-        "holds on to its answer"
-        in believable(replace(report, swaps=(), removal=replace(report.removal, deletion=held)))[1]
+        "depends on the measure</b>: more by saliency, less by attention"
+        in resembling(replace(report, correlations=tuple(split)))[1]
     )
     assert f"<b>layer {report.curves['attention'].convergence.layer}</b> by attention" in converged(report)[1]
     weak = [replace(one, everywhere=one.everywhere / 1000) for one in report.knockout]
@@ -321,6 +321,51 @@ def test_findings_say_what_the_numbers_say():
     assert "image to last" in cut(report)[1]
     assert findings(report).count("<li>") == 4
     assert findings(bare_report()).count("<li>") == 2
+
+
+def test_a_view_wins_a_test_only_by_a_margin_and_each_test_speaks_for_itself():
+    report = flow_report()
+    removal = report.removal
+    lost, won = chance_areas(removal)
+
+    def told(**areas):
+        area = {name: areas.get(name, (0.5, 0.3)) for name in removal.area}
+        found = replace(report, removal=replace(removal, area=area))
+        return believable(found)[1], faithful(found), maps(found, Stage(report.patches, tiny.example(), None))
+
+    low, high = float(lost.min()), float(won.max())
+    said, tests, lead = told(saliency=(low - 0.1, 0.3), rollout=(low - 0.098, 0.3), relevancy=(low - 0.004, 0.3))
+    assert said.startswith(
+        "By deletion 2 of 7 views beat all 8 random orders; furthest goes <b>saliency</b>, level with rollout"
+    )
+    assert "by insertion no view beats all 8 random orders" in said
+    assert "best view first" in tests and "</a> say which" in lead
+    said, tests, lead = told(attention=(low - 0.004, high + 0.004))
+    assert said.startswith("By deletion no view beats") and "by insertion no view beats" in said
+    assert "best view first" not in tests and "</a> cannot say which" in lead
+    flat = {**removal.random, "insertion": np.log(np.full((8, 11), 0.3))}
+    even = replace(removal, random=flat, area=dict.fromkeys(removal.area, (low - 0.1, 0.302)))
+    assert (
+        "insertion cannot tell: all views and chance are within 0.005" in believable(replace(report, removal=even))[1]
+    )
+    assert "Here insertion cannot tell" in faithful(replace(report, removal=even))
+
+
+def test_without_need_of_the_picture_no_view_is_believed():
+    report = flow_report()
+    needless = replace(report, swaps=(replace(report.swaps[2], same=True),))
+    assert "same answer without any image token" in believable(needless)[1]
+    assert "best view first" not in faithful(needless)
+    held = {name: np.log(np.full(11, 0.9)) for name in report.removal.deletion}
+    held = replace(report, swaps=(), removal=replace(report.removal, deletion=held))
+    assert "holds on to its answer" in believable(held)[1]
+
+
+def test_a_cut_answer_says_how_much_is_not_explained():
+    report = flow_report()
+    assert "not explained" not in page(report) and "the full answer" not in page(report)
+    note = "The answer has 27 more tokens; the first 3 are explained (most=3)."
+    assert "+ 27 more, not explained" in page(replace(report, notes=(note,)))
 
 
 def test_where_nothing_flows_no_layer_of_convergence_is_told():
@@ -355,6 +400,19 @@ def test_what_cannot_be_drawn_is_refused_with_a_reason():
         page(replace(report, tokens=()))
     with pytest.raises(ValueError, match="2 were passed"):
         flow_page(report, [tiny.example(), tiny.example()], None)
+    with pytest.raises(ValueError, match="pictures is None; pass the image"):
+        flow_page(report, None, None)
+
+
+def test_what_a_method_does_is_told_where_it_matters():
+    assert inside("FastV(keep=0.25, layer=2)") and inside("PyramidDrop(layers=(8, 16))")
+    assert not inside(repr(Simignore(keep=0.25)))
+    report = flow_report()
+    assert "as many at random (one draw)" in faithful(report) and "drop tokens before the decoder" not in faithful(
+        report
+    )
+    fastv = replace(report, kept=replace(report.kept, method="FastV(keep=0.25, layer=2)"))
+    assert "drop tokens before the decoder" in faithful(fastv)
 
 
 def test_numbers_are_written_for_people():

@@ -7,6 +7,7 @@ import numpy as np
 from simignore.figures.flow.heat import bar
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.store import Choice, choices, data, layers_shown
+from simignore.figures.flow.verdict import speaks
 from simignore.figures.flow.words import figure, listed, safe, section, token
 from simignore.flow.report import FlowReport
 
@@ -16,8 +17,9 @@ SHEET = 6  # answer tokens of the sheet of all views
 def maps(report: FlowReport, stage: Stage) -> str:
     """One large map to explore, and a sheet of all views beside each other."""
     found = choices(report)
+    says = "say" if speaks(report) else "cannot say"
     tested = (
-        ' the <a href="#faithful">tests further below</a> say which of them to believe here.'
+        f' the <a href="#faithful">tests further below</a> {says} which of them to believe here.'
         if report.removal is not None
         else " which of them to believe was not tested here."
     )
