@@ -42,7 +42,7 @@ def winners(removal: Removal, column: int) -> list[str]:
 def level(removal: Removal, column: int) -> bool:
     """Whether all views and all random orders are within a tie of each other, so that one test cannot tell them apart."""
     every = [*(removal.area[name][column] for name in views(removal)), *chance_areas(removal)[column].tolist()]
-    return max(every) - min(every) < TIE
+    return bool(max(every) - min(every) < TIE)
 
 
 def needless(report: FlowReport) -> bool:
