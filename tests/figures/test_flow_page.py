@@ -23,15 +23,18 @@ from flow_reports import bare_report, flow_report, odd_report, tiled
 from grids import lying
 from simignore import Random, Simignore, locate, tiny
 from simignore.figures.flow import flow_page
+from simignore.figures.flow.costs import costs
 from simignore.figures.flow.faithful import faithful, inside
 from simignore.figures.flow.findings import believable, converged, cut, findings, kept_flow, resembling
 from simignore.figures.flow.heat import MISSING, STEPS, heat
 from simignore.figures.flow.labels import apart, beside
 from simignore.figures.flow.layers import layers
+from simignore.figures.flow.looks import of_span
 from simignore.figures.flow.maps import maps
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.store import BUDGET, choices, layers_shown
+from simignore.figures.flow.unseen import gaps, seen
 from simignore.figures.flow.verdict import chance_areas
 from simignore.figures.flow.words import number, percent, ranges, safe, signed
 from simignore.figures.paint import viridis
@@ -368,6 +371,33 @@ def test_a_cut_answer_says_how_much_is_not_explained():
     assert "+ 27 more, not explained" in page(replace(report, notes=(note,)))
 
 
+def test_what_no_token_covers_is_hatched_and_told():
+    assert gaps((100, 50), [(0, 0, 100, 50)]) == [] and gaps((100, 50), [(-9, 0, 60, 50), (55, 0, 99.5, 50)]) == []
+    assert gaps((100, 50), [(20, 0, 80, 50)]) == [(0, 0, 20, 50), (80, 0, 100, 50)]
+    assert seen((100, 50), [(20, 0, 80, 50), (0, 0, 10, 50)]) == pytest.approx(0.7)
+    cropped = page(flow_report(lying([[Grid(14, 14, 0, box=(0.25, 0, 0.75, 1))]])))
+    assert "the model saw 50 % of this picture" in cropped and 'class="unseen" d="M0.00 0.00H28.00V112.00' in cropped
+    assert "the model saw" not in page(flow_report()) and 'class="unseen"' not in page(flow_report())
+
+
+def test_several_images_are_told_apart_by_more_than_a_dash():
+    looks = [of_span(f"image {n}", ("system", "image 1", "image 2", "image 3", "question")) for n in (1, 2, 3)]
+    assert all(len({getattr(look, part) for look in looks}) == 3 for part in ("colour", "dash", "marker"))
+
+
+def test_what_costs_more_than_all_tokens_is_marked():
+    report = flow_report()
+    assert "meter over" not in costs(report)
+    dear = {**report.cost["simignore"], "prefill_flops": int(3.8e9)}
+    html = costs(replace(report, cost={**report.cost, "simignore": dear}))
+    assert 'class="meter over" style="--share:2.0000"' in html and "200 %" in html
+
+
+def test_names_of_the_program_are_explained():
+    assert "(what was asked)" in page(bare_report()) and "(user)" not in page(bare_report())
+    assert "<q>template</q> is the chat's markers" in layers(flow_report())
+
+
 def test_where_nothing_flows_no_layer_of_convergence_is_told():
     report = flow_report()
     nowhere = {}
@@ -389,6 +419,7 @@ def test_merged_tokens_lead_to_those_that_took_them_in():
     merged = Selection(torch.tensor([[10, 20]]), source)
     html = page(replace(report, kept=replace(report.kept, selection=merged)))
     assert "M92.0 4.0L84.0 4.0M52.0 20.0L52.0 12.0" in html
+    assert "Merged tokens live on" in html and "Merged tokens live on" not in page(report)
     assert ">kept: 2<" in html and ">merged: 2<" in html and ">dropped: 192<" in html
 
 
@@ -444,7 +475,7 @@ def test_colours_can_be_told_from_the_paper_in_light_and_dark():
         "context",
         "system",
     ]
-    lines += ["random", "earlier", "other-1", "other-2", "other-3"]
+    lines += ["image-2", "image-3", "image-4", "random", "earlier", "other-1", "other-2", "other-3"]
     for scheme in (light, {**light, **dark}):
         for text in ("ink", "quiet", "accent"):
             assert (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -119,7 +120,7 @@ def _knockouts(report: FlowReport) -> str:
     caption = (
         f"Attention is cut on one way in a window of layers ({width[1] - width[0] + 1} here); each stroke lies over the "
         "layers of its window, and its height is how the mean log-probability of an answer token changes, in nats: −0.7 "
-        "halves the probability. The dashed line is the way cut in all layers. <q>Last</q> is what predicts each answer "
+        "halves the probability. The level dashed line is the way cut in all layers. <q>Last</q> is what predicts each answer "
         "token. Low strokes say that the answer needs that way in those layers. Windows can back each other up: a stroke "
         "near 0 may also mean that other layers, or another way, carry the same."
     )
@@ -135,7 +136,7 @@ def _steps(one: Knockout, count: int, scale: Scale) -> str:
     for (first, last), change in zip(one.windows, np.asarray(one.change).tolist(), strict=True):
         chart.span(first - 0.45, last + 0.45, change, look, 3.5, f"layers {first} to {last}: {number(change)} nats")
         middles.append((first + last) / 2)
-    chart.line(middles, one.change, look)
+    chart.line(middles, one.change, replace(look, dash=""))
     worst = int(np.nanargmin(one.change)) if np.isfinite(one.change).any() else 0
     first, last = one.windows[worst]
     return chart.svg(

@@ -82,7 +82,7 @@ def resembling(report: FlowReport) -> Finding | None:
         rho, low, high = (float(values[layer]) for values in (one.rho, one.low, one.high))
         if np.isfinite([rho, low, high]).all():
             ways["more" if low > 0 else "less" if high < 0 else "unclear"].append(safe(one.measure))
-            interval = f"<b>{signed(rho)}</b>, at least {signed(low)} to {signed(high)}"
+            interval = f"<b>{signed(rho)}</b>, 95 % interval at least {signed(low)} to {signed(high)}"
             told.append(f"with {safe(one.measure)} in layer {layer} {interval}")
     if not told:
         return None

@@ -69,7 +69,8 @@ def _measure(curves: Curves) -> str:
         drawn.append((f"{name}: over how many patches", _spread(curves)))
     caption = (
         f"Flow by {safe(name)} into the answer's tokens (mean over them) by decoder layer, counted from 0. The first chart: "
-        "parts of the prompt against each other, every layer adding up to 100 %. The second: the same for an average token of each part, since "
+        "parts of the prompt against each other, every layer adding up to 100 %. The second: the same for an average "
+        "token of each part, since "
         f"a part with many tokens gathers much by their number alone{_floor(per_token)}. "
         + _parts(curves.spans)
         + CONVERGENCE

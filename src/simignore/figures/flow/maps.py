@@ -98,7 +98,8 @@ def _sheet(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
         cells = "".join(_thumb(stage, choice, v, a, only) for v, choice in drawn)
         rows.append(f'<tr><th scope="row"><small>{a + 1}</small> {token(one.text)}</th>{cells}</tr>')
     titles = "".join(f'<th scope="col">{safe(choice.name)}</th>' for _, choice in drawn)
-    columns = f'style="--columns:{len(drawn)}"'
+    longest = max(len(one.text) for one in report.tokens[:SHEET])
+    columns = f'style="--columns:{len(drawn)};--first:{min(max(0.68 * longest + 1.8, 4.2), 12):.1f}rem"'
     body = (
         '<div class="wide" role="region" aria-label="all views" tabindex="0">'
         f'<table class="sheet" {columns}><thead><tr><td></td>{titles}</tr></thead>'
