@@ -133,9 +133,11 @@ def _outcome(removal: Removal, column: int) -> str:
         f"(area {fixed(removal.area[best][column])}, random orders {fixed(float(chance.min()))} to "
         f"{fixed(float(chance.max()))})"
     )
-    if not won:
-        return f"by {kind} no view beats all {len(chance)} random orders; nearest comes {safe(best)} {areas}"
     ahead = leads(removal, column)
+    if not won:
+        even = ahead[best] - min(ahead.values()) < TIE
+        nearest = f"all views are level {areas}" if even and len(ahead) > 1 else f"nearest comes {safe(best)} {areas}"
+        return f"by {kind} no view beats all {len(chance)} random orders; {nearest}"
     beside = [safe(name) for name in won[1:] if ahead[best] - ahead[name] < TIE]
     furthest = f"; furthest goes <b>{safe(best)}</b>{', level with ' + listed(beside) if beside else ''} {areas}"
     return f"by {kind} {len(won)} of {len(ahead)} views beat all {len(chance)} random orders{furthest}"
