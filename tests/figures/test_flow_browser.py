@@ -181,6 +181,16 @@ def test_pointing_at_a_square_tells_its_number(opened):
     assert float(said.split(": ")[1]) == pytest.approx(values[token], rel=0.05)
 
 
+def test_a_table_that_is_cut_says_so_until_its_end_is_in_sight(opened):
+    page, _ = opened("full", 420)
+    sheet = page.locator(".wide:has(.sheet)")
+    assert "more-right" in sheet.get_attribute("class") and page.locator(".hint:visible").count() >= 1
+    sheet.evaluate("one => { one.scrollLeft = one.scrollWidth }")
+    page.wait_for_function("!document.querySelector('.wide:has(.sheet)').classList.contains('more-right')")
+    wide, _ = opened("full", 1280)
+    assert wide.locator(".wide:has(.sheet) + .hint:visible").count() == 0
+
+
 def test_a_layer_without_attention_says_so(opened):
     page, heard = opened("blind")
     page.focus("#maps-layer")

@@ -23,7 +23,6 @@ from flow_reports import bare_report, flow_report, odd_report, tiled
 from grids import lying
 from simignore import Random, locate, tiny
 from simignore.figures.flow import flow_page
-from simignore.figures.flow.findings import believable, converged, cut, findings, kept_flow, resembling
 from simignore.figures.flow.heat import MISSING, STEPS, heat
 from simignore.figures.flow.labels import apart, beside
 from simignore.figures.flow.layers import layers
@@ -289,54 +288,6 @@ def test_layers_are_thinned_before_the_page_gets_too_large_but_the_one_of_conver
     assert len(shown) * sum(one.maps.size for one in found if one.layers is not None) < 2 * BUDGET
 
 
-def test_findings_say_what_the_numbers_say():
-    report = flow_report()
-    assert report.kept is not None and report.removal is not None
-    assert "stays the same" in kept_flow(report)[1] and "more than chance by 6 of 6 views" in kept_flow(report)[1]
-    changed = replace(report.kept, answer="2", flow_share=dict.fromkeys(report.kept.flow_share, 0.2))
-    told = kept_flow(replace(report, kept=changed))[1]
-    assert "answer changes" in told and "more than chance by 0 of 6 views" in told
-    assert "<b>more</b>" in resembling(report)[1]
-    unsure = [replace(one, low=one.rho * 0 - 0.1, high=one.rho * 0 + 0.1) for one in report.correlations]
-    assert "cannot be told" in resembling(replace(report, correlations=tuple(unsure)))[1]
-    mixed = [unsure[0] if one.measure == "attention" else one for one in report.correlations]
-    assert "depends on the measure" in resembling(replace(report, correlations=tuple(mixed)))[1]
-    opposite = [replace(one, rho=-one.rho, low=-one.high, high=-one.low) for one in report.correlations]
-    assert "<b>less</b>" in resembling(replace(report, correlations=tuple(opposite)))[1]
-    assert re.match(r"\d of 7 views beat all 8 random orders", believable(report)[1])
-    assert "furthest goes <b>saliency</b> (areas" in believable(report)[1]
-    chance = report.removal.area["random"]
-    level = replace(report.removal, area=dict.fromkeys(report.removal.area, chance))
-    assert believable(replace(report, removal=level))[1].startswith("No view beats all 8 random orders")
-    needless = replace(report.swaps[2], same=True)
-    assert "same answer without any image token" in believable(replace(report, swaps=(needless,)))[1]
-    held = {name: np.log(np.full(11, 0.9)) for name in report.removal.deletion}
-    assert (
-        "holds on to its answer"
-        in believable(replace(report, swaps=(), removal=replace(report.removal, deletion=held)))[1]
-    )
-    assert f"<b>layer {report.curves['attention'].convergence.layer}</b> by attention" in converged(report)[1]
-    weak = [replace(one, everywhere=one.everywhere / 1000) for one in report.knockout]
-    assert "next to nothing" in cut(replace(report, knockout=tuple(weak)))[1]
-    assert "image to last" in cut(report)[1]
-    assert findings(report).count("<li>") == 4
-    assert findings(bare_report()).count("<li>") == 2
-
-
-def test_where_nothing_flows_no_layer_of_convergence_is_told():
-    report = flow_report()
-    nowhere = {}
-    for name, own in report.curves.items():
-        no = np.full(report.layers, np.nan)
-        nothing = replace(own.convergence, layer=-1, first=-1, last=-1, flow=np.zeros(report.layers), spread=no)
-        none = {part: getattr(own, part) * 0 for part in ("into", "tokens", "question")}
-        nowhere[name] = replace(own, **none, convergence=nothing)
-    empty = replace(report, curves=nowhere)
-    assert "Nothing flows from the image" in converged(empty)[1]
-    html = page(empty)
-    assert "converges at" not in html and "layer -1" not in html and -1 not in data(html)["layers"]
-
-
 def test_merged_tokens_lead_to_those_that_took_them_in():
     report = flow_report()
     source = torch.full((1, 196), -1)
@@ -344,6 +295,7 @@ def test_merged_tokens_lead_to_those_that_took_them_in():
     merged = Selection(torch.tensor([[10, 20]]), source)
     html = page(replace(report, kept=replace(report.kept, selection=merged)))
     assert "M92.0 4.0L84.0 4.0M52.0 20.0L52.0 12.0" in html
+    assert "Merged tokens live on" in html and "Merged tokens live on" not in page(report)
     assert ">kept: 2<" in html and ">merged: 2<" in html and ">dropped: 192<" in html
 
 
@@ -355,6 +307,8 @@ def test_what_cannot_be_drawn_is_refused_with_a_reason():
         page(replace(report, tokens=()))
     with pytest.raises(ValueError, match="2 were passed"):
         flow_page(report, [tiny.example(), tiny.example()], None)
+    with pytest.raises(ValueError, match="pictures is None; pass the image"):
+        flow_page(report, None, None)
 
 
 def test_numbers_are_written_for_people():
@@ -386,7 +340,7 @@ def test_colours_can_be_told_from_the_paper_in_light_and_dark():
         "context",
         "system",
     ]
-    lines += ["random", "earlier", "other-1", "other-2", "other-3"]
+    lines += ["image-2", "image-3", "image-4", "random", "earlier", "other-1", "other-2", "other-3"]
     for scheme in (light, {**light, **dark}):
         for text in ("ink", "quiet", "accent"):
             assert (

@@ -26,6 +26,8 @@ _MARKS = {
     "^": "M0-4l3.8 7h-7.6z",
     "v": "M0 4l3.8-7h-7.6z",
     "x": "M-3-3l6 6M-3 3l6-6",
+    "P": "M-1.4-4.2h2.8v2.8h2.8v2.8h-2.8v2.8h-2.8v-2.8h-2.8v-2.8h2.8z",
+    "*": "M0-5l1.5 3.2 3.4.4-2.5 2.4.7 3.4-3.1-1.7-3.1 1.7.7-3.4-2.5-2.4 3.4-.4z",
 }
 
 
@@ -155,6 +157,9 @@ class Chart:
     def row(self, y: float, name: str) -> None:
         """A name left of the axis at a height."""
         down = float(self.at(self.x.low, y)[1])
+        self._taken.append(
+            (0, down - 10, self.left - 8, down + 4)
+        )  # words beside points keep clear of it: name rows first
         self._front.append(
             f'<text class="row" x="{self.left - 10}" y="{down + 4:.1f}" text-anchor="end">{safe(short(name))}</text>'
         )

@@ -120,3 +120,16 @@
   }));
   show();
 })();
+
+// Says where a table is wider than the page, and fades its right edge until its end is in sight.
+document.querySelectorAll(".wide").forEach((table) => {
+  const hint = Object.assign(document.createElement("p"), { className: "hint", textContent: "Scroll sideways for more →" });
+  table.after(hint);
+  const look = () => {
+    hint.hidden = table.scrollWidth <= table.clientWidth + 1;
+    table.classList.toggle("more-right", table.scrollLeft + table.clientWidth < table.scrollWidth - 1);
+  };
+  table.addEventListener("scroll", look, { passive: true });
+  addEventListener("resize", look);
+  look();
+});

@@ -30,7 +30,9 @@ def costs(report: FlowReport) -> str:
             rows.append([label, *(_cell(report.cost[one], full, name, unit) for one in names)])
     if any("kept" in report.cost[one] for one in names):
         rows.insert(0, ["image tokens", *(_held(report.cost[one]) for one in names)])
-    ratio = f"Bars and percentages are of {FULL} = 100 %. " if full and len(names) > 1 else ""
+    ratio = (
+        f"Bars and percentages are of {FULL} = 100 %; what goes beyond is orange. " if full and len(names) > 1 else ""
+    )
     caption = (
         f"One prompt, on this machine. {ratio}Times are medians of runs taken in turn, with their quartiles in brackets; "
         "prefill includes the vision tower and the method's own choosing. FLOPs are counted by torch: the same everywhere, "
@@ -57,7 +59,8 @@ def _cell(own: Mapping[str, Any], full: Mapping[str, Any] | None, name: str, uni
         return f"{number(value / unit)}{spread}"
     share = value / _middle(full[name])
     told = "" if own is full else f" <b>{percent(share)}</b> of all tokens'"
-    return f'<span class="meter" style="--share:{min(share, 1):.4f}"></span>{number(value / unit)}{spread}{told}'
+    kind = "meter over" if share > 1.005 else "meter"
+    return f'<span class="{kind}" style="--share:{share:.4f}"></span>{number(value / unit)}{spread}{told}'
 
 
 def _middle(value: Any) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +12,8 @@ from simignore.figures.flow.chart import Chart
 from simignore.figures.flow.layers import layer_scale
 from simignore.figures.flow.looks import RANDOM, Look, of_span, of_view
 from simignore.figures.flow.scale import Scale, over
-from simignore.figures.flow.words import figure, listed, number, panels, percent, safe, section, signed, table
+from simignore.figures.flow.verdict import KINDS, TIE, level, speaks
+from simignore.figures.flow.words import figure, fixed, listed, number, panels, percent, safe, section, table
 from simignore.flow.report import Array, FlowReport, Knockout, Removal
 
 LEAST = 0.1  # nats; the axis of changes reaches so far at least, so that nothing looks like nothing
@@ -24,7 +27,7 @@ _ROUTES = {
 def faithful(report: FlowReport) -> str:
     """Nothing where nothing was tested."""
     parts = [
-        _removal(report.removal) if report.removal is not None else "",
+        _removal(report, report.removal) if report.removal is not None else "",
         _knockouts(report) if report.knockout else "",
         _swaps(report) if report.swaps else "",
     ]
@@ -37,7 +40,7 @@ def faithful(report: FlowReport) -> str:
     return section("faithful", "Which picture to believe", lead, *parts)
 
 
-def _removal(removal: Removal) -> str:
+def _removal(report: FlowReport, removal: Removal) -> str:
     drawn = [
         (
             "Deletion: the highest patches go first",
@@ -49,22 +52,41 @@ def _removal(removal: Removal) -> str:
         ),
     ]
     rows = [
-        [safe(name), number(down), number(up), signed(up - down)]
+        [safe(name), fixed(down), fixed(up), _gain(up - down)]
         for name, (down, up) in sorted(removal.area.items(), key=lambda item: item[1][0] - item[1][1])
     ]
     areas = table(
-        "Areas under the curves, best view first: a faithful view has a small first and a large second.",
+        _areas(report, removal),
         ["order of", "deletion (small is good)", "insertion (large is good)", "insertion − deletion"],
         rows,
     )
     caption = (
-        "How likely an average token of the full answer stays while image tokens go (left) or come back (right) in the "
-        "order of each view; names stand in the order of the areas under the lines. Grey: the mean of "
+        "How likely an average explained token of the answer stays while image tokens go (deletion) or come back "
+        "(insertion) in the order of each view; names stand in the order of the areas under the lines. Grey: the mean of "
         f"{len(removal.random['deletion'])} random orders and the range that they span. A view whose line does not leave "
         "the grey band marks patches no better than chance. Dropped tokens are truly gone, which the model was not trained "
         "for, so the curves mix missing evidence with an unusual prompt; the random band shows how much the latter does."
     )
     return figure(panels(*drawn) + areas, caption)
+
+
+def _areas(report: FlowReport, removal: Removal) -> str:
+    """What heads the table of areas: an order of merit only where the tests can tell one."""
+    order = (
+        "best view first"
+        if speaks(report)
+        else "in the order of the last column, which here does not say which is best"
+    )
+    blind = [kind for column, kind in enumerate(KINDS) if level(removal, column)]
+    cannot = f" Here {listed(blind)} cannot tell: all views and chance are within {TIE}." if blind else ""
+    return (
+        f"Areas under the curves, {order}: a faithful view has a small first and a large second. Differences under {TIE} are "
+        f"ties.{cannot}"
+    )
+
+
+def _gain(value: float) -> str:
+    return fixed(value) if value <= 0 else f"+{fixed(value)}"
 
 
 def _curves(removal: Removal, lines: Mapping[str, Array], kind: str, label: str) -> str:
@@ -96,10 +118,11 @@ def _knockouts(report: FlowReport) -> str:
     drawn = [(one.route, _steps(one, report.layers, scale)) for one in report.knockout]
     width = report.knockout[0].windows[0]
     caption = (
-        f"Attention is cut on one way in a window of layers ({width[1] - width[0] + 1} here); each bar is a window, its height "
-        "how the mean log-probability of an answer token changes, in nats: −0.7 halves the probability. The dashed line is "
-        "the way cut in all layers. <q>Last</q> is what predicts each answer token. Low bars say that the answer needs that "
-        "way in those layers; bars near 0 may also mean that another way carries the same."
+        f"Attention is cut on one way in a window of layers ({width[1] - width[0] + 1} here); each stroke lies over the "
+        "layers of its window, and its height is how the mean log-probability of an answer token changes, in nats: −0.7 "
+        "halves the probability. The level dashed line is the way cut in all layers. <q>Last</q> is what predicts each answer "
+        "token. Low strokes say that the answer needs that way in those layers. Windows can back each other up: a stroke "
+        "near 0 may also mean that other layers, or another way, carry the same."
     )
     return figure(panels(*drawn, thirds=True), caption)
 
@@ -113,7 +136,7 @@ def _steps(one: Knockout, count: int, scale: Scale) -> str:
     for (first, last), change in zip(one.windows, np.asarray(one.change).tolist(), strict=True):
         chart.span(first - 0.45, last + 0.45, change, look, 3.5, f"layers {first} to {last}: {number(change)} nats")
         middles.append((first + last) / 2)
-    chart.line(middles, one.change, look)
+    chart.line(middles, one.change, replace(look, dash=""))
     worst = int(np.nanargmin(one.change)) if np.isfinite(one.change).any() else 0
     first, last = one.windows[worst]
     return chart.svg(
@@ -125,7 +148,7 @@ def _steps(one: Knockout, count: int, scale: Scale) -> str:
 def _swaps(report: FlowReport) -> str:
     rows = [
         [
-            safe(swap.what),
+            safe(swap.what) + (" (one draw)" if "random" in swap.what else ""),
             f"{swap.kept:,} of {len(report.image):,}",
             f"<bdi>{safe(swap.answer.strip()) or '(nothing)'}</bdi>",
             f'<span class="{"same" if swap.same else "changed"}">{"the same" if swap.same else "changed"}</span>',
@@ -135,8 +158,19 @@ def _swaps(report: FlowReport) -> str:
     ]
     caption = (
         "What if other patches had been kept? Each row drops all image tokens but those named. The last column is the "
-        "(geometric mean) probability of the full answer's tokens. An answer that stays when the kept patches are dropped "
-        "did not hang on them."
+        "(geometric mean) probability of the explained tokens of the "
+        "answer. An answer that stays when the kept patches are dropped "
+        "did not hang on them. A random row is one draw; another may do better or worse."
     )
-    head = ["kept", "image tokens", "answer", "against all tokens", "probability of the full answer"]
+    if report.kept is not None and inside(report.kept.method):
+        caption += (
+            " The method chooses inside the decoder, after some layers have seen every token; these rows drop tokens before "
+            "the decoder, so the row of what it kept is not the method's own answer."
+        )
+    head = ["kept", "image tokens", "answer", "against all tokens", "probability of the explained tokens of the answer"]
     return figure(table("", head, rows), caption)
+
+
+def inside(method: str) -> bool:
+    """Whether a method, told by its repr, chooses inside the decoder."""
+    return re.search(r"\blayers?=(?!None)", method) is not None

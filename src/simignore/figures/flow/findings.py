@@ -7,8 +7,9 @@ from collections.abc import Callable
 import numpy as np
 
 from simignore.figures.flow.faithful import LEAST
-from simignore.figures.flow.words import listed, number, percent, safe, signed
-from simignore.flow.report import Array, FlowReport, Removal
+from simignore.figures.flow.verdict import KINDS, TIE, alone, chance_areas, leads, level, needless, views, winners
+from simignore.figures.flow.words import fixed, listed, number, percent, safe, signed
+from simignore.flow.report import FlowReport, Removal
 
 MOST = 4
 Finding = tuple[str, str]  # the section that shows it, and what was found as HTML
@@ -71,7 +72,8 @@ def kept_flow(report: FlowReport) -> Finding | None:
 
 def resembling(report: FlowReport) -> Finding | None:
     """Whether similar tokens gather the flow into the answer, by every measure in its own convergence layer."""
-    told, ways = [], set()
+    told: list[str] = []
+    ways: dict[str, list[str]] = {"more": [], "less": [], "unclear": []}
     for one in report.correlations:
         curves = report.curves.get(one.measure)
         if one.target != "answer" or curves is None or curves.convergence.layer < 0:
@@ -79,58 +81,66 @@ def resembling(report: FlowReport) -> Finding | None:
         layer = curves.convergence.layer
         rho, low, high = (float(values[layer]) for values in (one.rho, one.low, one.high))
         if np.isfinite([rho, low, high]).all():
-            ways.add("more" if low > 0 else "less" if high < 0 else "unclear")
-            interval = f"<b>{signed(rho)}</b>, {signed(low)} to {signed(high)}"
+            ways["more" if low > 0 else "less" if high < 0 else "unclear"].append(safe(one.measure))
+            interval = f"<b>{signed(rho)}</b>, 95 % interval at least {signed(low)} to {signed(high)}"
             told.append(f"with {safe(one.measure)} in layer {layer} {interval}")
     if not told:
         return None
-    if ways == {"unclear"}:
-        said = "Whether tokens that resemble the text send more into the answer than others cannot be told here"
-    elif len(ways) > 1:
-        said = (
-            "Whether tokens that resemble the text send more into the answer than others <b>depends on the measure</b>"
-        )
-    else:
-        said = f"Tokens that resemble the text send <b>{ways.pop()}</b> into the answer than others"
+    said = _gathered(ways)
     return "hypothesis", f"{said} (rank correlation {'; '.join(told)})."
 
 
+def _gathered(ways: dict[str, list[str]]) -> str:
+    """Whether similar tokens send more, from the measures that say so, that say less, and that cannot tell."""
+    more, less, unclear = ways["more"], ways["less"], ways["unclear"]
+    if more and less:
+        return (
+            "Whether tokens that resemble the text send more into the answer than others <b>depends on the measure</b>: more "
+            f"by {listed(more)}, less by {listed(less)}"
+        )
+    if not more and not less:
+        return "Whether tokens that resemble the text send more into the answer than others cannot be told here"
+    said = f"Tokens that resemble the text send <b>{'more' if more else 'less'}</b> into the answer than others"
+    return f"{said} by {listed(more or less)}; by {listed(unclear)} it cannot be told" if unclear else said
+
+
 def believable(report: FlowReport) -> Finding | None:
-    """Which views the deletion and insertion tests speak for, if the answer hangs on the picture at all."""
+    """Which views the deletion and insertion tests speak for, each test by itself, if the answer hangs on the picture."""
     removal = report.removal
-    if removal is None or not (views := [name for name in removal.area if name != "random"]):
+    if removal is None or not views(removal):
         return None
-    if (needless := _needless(report, removal)) is not None:
-        return needless
-    lost, won = chance_areas(removal)
-    views.sort(key=lambda name: removal.area[name][0] - removal.area[name][1])
-    good = [name for name in views if removal.area[name][0] < lost.min() and removal.area[name][1] > won.max()]
-    down, up = (number(area, 2) for area in removal.area[views[0]])
-    areas = (
-        f"(areas {down} and {up}; random orders {number(float(lost.min()), 2)} to {number(float(lost.max()), 2)} and "
-        f"{number(float(won.min()), 2)} to {number(float(won.max()), 2)})"
-    )
-    if not good:
-        said = f"No view beats all {len(lost)} random orders both by deletion and by insertion"
-        return "faithful", f"{said}; <b>{safe(views[0])}</b> comes nearest {areas}."
-    lead = [removal.area[name][1] - removal.area[name][0] for name in views[:2]]
-    close = f", hardly ahead of {safe(views[1])}" if len(lead) > 1 and lead[0] - lead[1] < 0.03 else ""
-    said = f"{len(good)} of {len(views)} views beat all {len(lost)} random orders, by deletion and by insertion"
-    return "faithful", f"{said}; furthest goes <b>{safe(views[0])}</b>{close} {areas}."
-
-
-def _needless(report: FlowReport, removal: Removal) -> Finding | None:
-    """Whether the answer comes without the picture as well; then nothing that is removed can tell."""
-    bare = next((swap for swap in report.swaps if swap.kept == 0), None)
-    left = float(np.exp(next(iter(removal.deletion.values()))[-1])) if removal.deletion else 0.0
-    if bare.same if bare is not None else left >= 0.5:
-        what = "gives <b>the same answer" if bare else "<b>holds on to its answer"
+    if needless(report):
+        what = (
+            "gives <b>the same answer" if any(swap.kept == 0 for swap in report.swaps) else "<b>holds on to its answer"
+        )
         return (
             "faithful",
-            f"The model {what} without any image token</b> (probability {percent(left)}), so this answer does not show what it "
-            "takes from the picture, and no test below can say which view to believe.",
+            f"The model {what} without any image token</b> (probability {percent(alone(removal))}), so this answer does not "
+            "show what it takes from the picture, and no test below can say which view to believe.",
         )
-    return None
+    told = f"{_outcome(removal, 0)}; {_outcome(removal, 1)}."
+    return "faithful", told[0].upper() + told[1:]
+
+
+def _outcome(removal: Removal, column: int) -> str:
+    """What one of the two tests says, with what differs by less than a tie taken as level."""
+    kind = KINDS[column]
+    if level(removal, column):
+        return f"{kind} cannot tell: all views and chance are within {TIE}"
+    won, chance = winners(removal, column), chance_areas(removal)[column]
+    best = next(iter(leads(removal, column)))
+    areas = (
+        f"(area {fixed(removal.area[best][column])}, random orders {fixed(float(chance.min()))} to "
+        f"{fixed(float(chance.max()))})"
+    )
+    ahead = leads(removal, column)
+    if not won:
+        even = ahead[best] - min(ahead.values()) < TIE
+        nearest = f"all views are level {areas}" if even and len(ahead) > 1 else f"nearest comes {safe(best)} {areas}"
+        return f"by {kind} no view beats all {len(chance)} random orders; {nearest}"
+    beside = [safe(name) for name in won[1:] if ahead[best] - ahead[name] < TIE]
+    furthest = f"; furthest goes <b>{safe(best)}</b>{', level with ' + listed(beside) if beside else ''} {areas}"
+    return f"by {kind} {len(won)} of {len(ahead)} views beat all {len(chance)} random orders{furthest}"
 
 
 def sunk(report: FlowReport) -> Finding | None:
@@ -164,12 +174,3 @@ def sure(report: FlowReport) -> Finding | None:
         "answer",
         f"The model gave an average token of its answer a probability of <b>{percent(mean)}</b> (geometric mean).",
     )
-
-
-def chance_areas(removal: Removal) -> tuple[Array, Array]:
-    """[R] areas under each random order's curve of probability, by trapezoids: deletion, insertion."""
-    found = []
-    for kind in ("deletion", "insertion"):
-        likely = np.exp(np.atleast_2d(removal.random[kind]))  # [R, F]
-        found.append(((likely[:, 1:] + likely[:, :-1]) / 2 * np.diff(removal.fractions)).sum(-1))
-    return found[0], found[1]

@@ -14,6 +14,7 @@ from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.words import figure, listed, panels, percent, safe, section, signed
 from simignore.flow.report import Array, Correlation, Curves, FlowReport, Projection
 
+_SPANS = {"user": "what was asked", "question": "the question", "question+options": "the question and its options"}
 WORDS = 24  # of the text, written beside their points where there is room
 CLUSTERS = (  # no orange, which marks what was kept; the last stands for all further ones
     (0, 114, 178),
@@ -31,7 +32,7 @@ def hypothesis(report: FlowReport, stage: Stage) -> str:
     """Scatter at the convergence layer, rank correlation by layer, and both kinds of embeddings in one plane."""
     lead = (
         "Methods that keep what resembles the text rest on one claim: image tokens that are similar to it "
-        f"({safe(report.span)}) are those that the answer draws on. Does that hold for this prompt?"
+        f"({safe(_SPANS.get(report.span, report.span))}) are those that the answer draws on. Does that hold for this prompt?"
     )
     parts = [_scatters(report), _ranks(report), _plane(report, stage)]
     return section("hypothesis", "Do similar tokens gather the flow?", lead, *parts)
@@ -124,7 +125,8 @@ def _plane(report: FlowReport, stage: Stage) -> str:
     written = "" if len(plane.words) <= WORDS else f" (of {len(plane.words)} the first {WORDS} are named)"
     more = " The last colour, grey, stands for all smaller ones." if count > len(CLUSTERS) else ""
     caption = (
-        "Left: embeddings as they enter the decoder, scaled to length 1, in the plane of their two main components. Dots are "
+        "The first panel: embeddings as they "
+        "enter the decoder, scaled to length 1, in the plane of their two main components. Dots are "
         f"image tokens{ringed}, squares are tokens of the text{written}. The plane shows {percent(sum(plane.explained))} of "
         "the variance, so what lies together here may be far apart in truth. Colours are clusters by density peaks, numbered "
         f"by size, and the same on the picture.{more}"

@@ -49,7 +49,9 @@ def _over_the_picture(kept: Kept, stage: Stage) -> str:
         " Half-dark ones were merged into the kept patch that a thin line leads to." if merged.any() else ""
     )
     if kept.selection.score is not None:
-        caption += " Beside them the scores that decided, highest in yellow, with the same line round what stayed."
+        caption += (
+            " The second panel has the scores that decided, highest in yellow, with the same line round what stayed."
+        )
     return figure(panels(*drawn), caption)
 
 
@@ -75,6 +77,7 @@ def _shares(kept: Kept) -> str:
     chart.upright(kept.token_share, f"{percent(kept.token_share)} of the tokens", KEPT.colour)
     for row, name in enumerate(reversed(names)):
         share = kept.flow_share[name]
+        chart.row(row, name)
         if name in kept.random_share:
             mean, low, high = kept.random_share[name]
             told = f"random: {percent(mean)} ({percent(low)} to {percent(high)})"
@@ -82,7 +85,6 @@ def _shares(kept: Kept) -> str:
             chart.mark(mean, row, RANDOM, told)
         chart.mark(share, row, of_view(name), f"{name}: {percent(share)}")
         chart.word(share, row, percent(share))
-        chart.row(row, name)
     alt = "; ".join(
         f"{name}: {percent(share)} of its flow on the kept tokens" for name, share in kept.flow_share.items()
     )
@@ -92,6 +94,11 @@ def _shares(kept: Kept) -> str:
         "middle 95 % of random choices of as many tokens fall, the cross their mean. A marker right of the bar says that the "
         "method kept more of what the view marks than chance would; it does not say that the view marks what matters."
     )
+    if (np.asarray(kept.selection.source[0].cpu())[~kept.selection.kept[0].cpu().numpy()] >= 0).any():
+        caption += (
+            " Merged tokens live on in the kept ones that took them in, so the share of flow on kept tokens understates what "
+            "was kept."
+        )
     if "similarity" in names:
         caption += " Similarity is no flow: a method that chooses by it keeps more of it by its making."
     return figure(f'<div class="panel">{chart.svg(alt)}</div>', caption, "one")

@@ -18,6 +18,14 @@ CONVERGENCE = (
 )
 
 
+_PARTS = {
+    "system": "all that stands before the first image, the system's message and opening marker included",
+    "context": "a text that came with the question",
+    "template": "the chat's markers and the instruction how to answer",
+    "earlier answer": "what of the answer stands before the token that is predicted",
+}
+
+
 def layer_scale(layers: int) -> Scale:
     """The axis of layers, counted from 0."""
     return Scale(-0.4, layers - 0.6, told=lambda value: f"{value:.0f}", whole=True)
@@ -60,16 +68,18 @@ def _measure(curves: Curves) -> str:
         drawn.append((f"{name}: in all", _spans(curves, total, over(total, zero=True), unit(name))))
         drawn.append((f"{name}: over how many patches", _spread(curves)))
     caption = (
-        f"Flow by {safe(name)} into the answer's tokens (mean over them) by decoder layer, counted from 0. Left: parts of the "
-        "prompt against each other, every layer adding up to 100 %. Right: the same for an average token of each part, since "
+        f"Flow by {safe(name)} into the answer's tokens (mean over them) by decoder layer, counted from 0. The first chart: "
+        "parts of the prompt against each other, every layer adding up to 100 %. The second: the same for an average "
+        "token of each part, since "
         f"a part with many tokens gathers much by their number alone{_floor(per_token)}. "
+        + _parts(curves.spans)
         + CONVERGENCE
         + _blind(curves)
     )
     if name != "attention":
         caption += (
-            " Below: the sums themselves, which say in which layers the answer hangs on attention at all, and over how many "
-            "image tokens the flow is spread (exponential of its entropy: 1 is all from one token)."
+            " The others: the sums themselves, which say in which layers the answer hangs on attention at all, and over how "
+            "many image tokens the flow is spread (exponential of its entropy: 1 is all from one token)."
         )
     return figure(panels(*drawn), caption)
 
@@ -139,6 +149,12 @@ def _blind(curves: Curves) -> str:
     if not missing:
         return ""
     return f" Hatched: layers without attention ({ranges(missing)}), in which nothing can be measured."
+
+
+def _parts(spans: Sequence[str]) -> str:
+    """What the parts of the prompt are that their names alone do not say."""
+    told = [f"<q>{name}</q> is {said}" for name, said in _PARTS.items() if name in spans]
+    return f"Of the parts, {'; '.join(told)}. " if told else ""
 
 
 def _floor(values: Array) -> str:

@@ -13,7 +13,7 @@ from simignore.flow import VIEWS
 
 @dataclass(frozen=True)
 class Look:
-    """colour: a CSS colour name without its dashes. dash: of SVG lines, "" for none. marker: one of ``osD^vx``."""
+    """colour: a CSS colour name without its dashes. dash: of SVG lines, "" for none. marker: one of ``osD^vxP*``."""
 
     colour: str
     dash: str = ""
@@ -42,7 +42,12 @@ _SPANS = {
     "template": Look("other-1", "2 3", "D"),
     "earlier answer": Look("earlier", "1 2", "x"),
 }
-_IMAGES = ("", "8 2", "3 2", "1 2")  # of several images: one colour, several dashes
+_IMAGES = (  # of several images: shades of one colour, each with its own dash and marker
+    Look("image", "", "o"),
+    Look("image-2", "8 3", "P"),
+    Look("image-3", "3 3", "*"),
+    Look("image-4", "1 3", "^"),
+)
 
 _UNITS = {
     "saliency": "nats",
@@ -79,7 +84,7 @@ def of_span(name: str, spans: tuple[str, ...]) -> Look:
         return _SPANS[name]
     images = [span for span in spans if is_image(span)]
     if name in images:
-        return Look("image", _IMAGES[images.index(name) % len(_IMAGES)], "oD^s"[images.index(name) % 4])
+        return _IMAGES[images.index(name) % len(_IMAGES)]
     others = [span for span in spans if span not in _SPANS and span not in images]
     return _MORE[others.index(name) % len(_MORE)] if name in others else _MORE[0]
 

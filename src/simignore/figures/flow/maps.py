@@ -7,8 +7,9 @@ import numpy as np
 from simignore.figures.flow.heat import bar
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.store import Choice, choices, data, layers_shown
-from simignore.figures.flow.words import figure, listed, safe, section, token
-from simignore.flow.report import FlowReport
+from simignore.figures.flow.verdict import speaks, views
+from simignore.figures.flow.words import figure, listed, percent, safe, section, token
+from simignore.flow.report import SIMILARITY, FlowReport
 
 SHEET = 6  # answer tokens of the sheet of all views
 
@@ -16,8 +17,9 @@ SHEET = 6  # answer tokens of the sheet of all views
 def maps(report: FlowReport, stage: Stage) -> str:
     """One large map to explore, and a sheet of all views beside each other."""
     found = choices(report)
+    says = "say" if speaks(report) else "cannot say"
     tested = (
-        ' the <a href="#faithful">tests further below</a> say which of them to believe here.'
+        f' the <a href="#faithful">tests further below</a> {says} which of them to believe here.'
         if report.removal is not None
         else " which of them to believe was not tested here."
     )
@@ -50,7 +52,18 @@ def _explorer(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
     )
     if not stage.placed:
         caption += " This model's image tokens have no place on the picture: they are shown in reading order."
-    return figure(body, caption, "wide-figure")
+    return figure(body, caption + _covered(stage), "wide-figure")
+
+
+def _covered(stage: Stage) -> str:
+    """How much of the pictures has image tokens, where it is not all."""
+    if not stage.seen:
+        return ""
+    alone = len(stage.images) == 1
+    shares = [
+        f"{percent(share)} of {'this picture' if alone else f'picture {n + 1}'}" for n, share in stage.seen.items()
+    ]
+    return f" Dark and hatched: what no image token covers, here and in all maps; the model saw {listed(shares)}."
 
 
 def _controls(report: FlowReport, found: list[Choice]) -> str:
@@ -79,13 +92,14 @@ def _sheet(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
     only = None
     if len(stage.panels) > 2:
         only = [int(np.argmax([float(np.nansum(found[0].maps[:, panel.tokens])) for panel in stage.panels]))]
-    views = [(v, choice) for v, choice in enumerate(found) if choice.name in report.views]
+    drawn = [(v, choice) for v, choice in enumerate(found) if choice.name in report.views]
     rows = []
     for a, one in enumerate(report.tokens[:SHEET]):
-        cells = "".join(_thumb(stage, choice, v, a, only) for v, choice in views)
+        cells = "".join(_thumb(stage, choice, v, a, only) for v, choice in drawn)
         rows.append(f'<tr><th scope="row"><small>{a + 1}</small> {token(one.text)}</th>{cells}</tr>')
-    titles = "".join(f'<th scope="col">{safe(choice.name)}</th>' for _, choice in views)
-    columns = f'style="--columns:{len(views)}"'
+    titles = "".join(f'<th scope="col">{safe(choice.name)}</th>' for _, choice in drawn)
+    longest = max(len(one.text) for one in report.tokens[:SHEET])
+    columns = f'style="--columns:{len(drawn)};--first:{min(max(0.68 * longest + 1.8, 4.2), 12):.1f}rem"'
     body = (
         '<div class="wide" role="region" aria-label="all views" tabindex="0">'
         f'<table class="sheet" {columns}><thead><tr><td></td>{titles}</tr></thead>'
@@ -96,11 +110,25 @@ def _sheet(report: FlowReport, stage: Stage, found: list[Choice]) -> str:
         caption += f" The first {SHEET} of {len(report.tokens)} tokens; the large map has all."
     if only is not None:
         caption += f" Shown is {safe(stage.panels[only[0]].name)}, which has most of {safe(found[0].name)}."
-    by_logarithm = [choice.name for _, choice in views if choice.by_logarithm]
+    by_logarithm = [choice.name for _, choice in drawn if choice.by_logarithm]
     if by_logarithm:
         caption += f" Colours follow the logarithm for {safe(listed(by_logarithm))}."
-    key = " ".join(f"<b>{safe(choice.name)}</b>: {safe(choice.said)}." for _, choice in views)
+    caption += _counted(report, found)
+    key = " ".join(f"<b>{safe(choice.name)}</b>: {safe(choice.said)}." for _, choice in drawn)
     return figure(body, f'{caption} <span class="key">{key}</span>', "wide-figure")
+
+
+def _counted(report: FlowReport, found: list[Choice]) -> str:
+    """Why sections of the page have different numbers of views."""
+    more = [choice.name for choice in found if choice.name not in report.views]
+    told = f" The large map has {safe(listed(more))} as well." if more else ""
+    if report.removal is not None:
+        told += f" The tests further below try {len(views(report.removal))} views."
+    if report.kept is not None and 0 < len(report.kept.flow_share) < len(report.views):
+        left = [name for name in report.views if name not in report.kept.flow_share]
+        why = ", which is no flow" if left == [SIMILARITY] else ""
+        told += f" The shares of flow on kept tokens leave out {safe(listed(left))}{why}."
+    return told
 
 
 def _thumb(stage: Stage, choice: Choice, view: int, answer_token: int, only: list[int] | None) -> str:

@@ -44,8 +44,13 @@ def flow_page(report: FlowReport, pictures: Pictures, processor: object) -> str:
     pictures: the images of the prompt as they were passed, opened or paths (of a video its frames, as the model sees them).
     processor: the model's; it is asked where its crops lie. The page works offline, without scripts (less the choosing of maps)
     and in print, and is the same for the same report. What the report does not hold is left out.
-    Raises ValueError for pictures that are not those of the prompt.
+    Raises ValueError without pictures, and for pictures that are not those of the prompt.
     """
+    if pictures is None:
+        raise ValueError(
+            "the page shows maps over the pictures of the prompt, but pictures is None; pass the image, or the list of images, "
+            "that was explained: flow_page(report, pictures, processor)"
+        )
     stage = Stage(report.patches, pictures, processor)
     _check(report, stage)
     sections = {

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from simignore.figures.drawn import names
+from simignore.figures.flow.unseen import gaps, seen
 from simignore.figures.flow.words import safe
 from simignore.flow.report import Array
 from simignore.places import Box, Pictures, Place, locate, opened
@@ -75,13 +76,23 @@ class Stage:
         """Whether any image token has a place on a picture."""
         return any(panel.picture is not None for panel in self.panels)
 
+    @property
+    def seen(self) -> dict[int, float]:
+        """The share of each picture that image tokens cover, of those that they do not cover whole."""
+        boxes: dict[int, list[Box]] = {}
+        for panel in self.panels:
+            if panel.picture is not None:
+                boxes.setdefault(panel.picture, []).extend(part.box for part in panel.parts)
+        shares = {picture: seen(self.images[picture].size, own) for picture, own in boxes.items()}
+        return {picture: share for picture, share in shares.items() if share < 1}
+
     def pictures(self) -> str:
         """The pictures themselves, hidden; once in the page, before any map."""
         shown = "".join(
             f'<image id="picture-{n}" width="{image.width}" height="{image.height}" href="{_photo(image)}"/>'
             for n, image in enumerate(self.images)
         )
-        return f'<svg class="store" aria-hidden="true"><defs>{shown}{_HATCH}</defs></svg>'
+        return f'<svg class="store" aria-hidden="true"><defs>{shown}{_HATCH}{_veil(self.images)}</defs></svg>'
 
     def draw(
         self,
@@ -141,6 +152,16 @@ class Stage:
         middle = np.mean(list(at.values()), 0)
         return min(at, key=lambda token: (float(((at[token] - middle) ** 2).sum()), token))
 
+    def _unseen(self, panel: Panel) -> str:
+        """A dark hatching over what no token of a panel covers."""
+        if panel.picture is None:
+            return ""
+        empty = gaps(self.images[panel.picture].size, [part.box for part in panel.parts])
+        path = "".join(
+            f"M{left:.2f} {top:.2f}H{right:.2f}V{bottom:.2f}H{left:.2f}z" for left, top, right, bottom in empty
+        )
+        return f'<path class="dim" d="{path}"/><path class="unseen" d="{path}"/>' if path else ""
+
     def _panel(self, n: int, painted: Array | None, over: Sequence[str], alt: str) -> str:
         panel = self.panels[n]
         (left, top, _, _), (width, height) = panel.box, panel.size
@@ -151,7 +172,7 @@ class Stage:
                 f'<image class="cells" data-panel="{n}" data-part="{g}" x="{x:.2f}" y="{y:.2f}" width="{end - x:.2f}" '
                 f'height="{floor - y:.2f}" preserveAspectRatio="none" href="{_png(np.asarray(painted), part.tokens)}"/>'
             )
-        inside += over[n] if over else ""
+        inside += self._unseen(panel) + (over[n] if over else "")
         several = len(self.panels) > 1
         told = f"{alt} ({panel.name})" if several else alt
         name = f'<span class="name">{safe(panel.name)}</span>' if several else ""
@@ -161,6 +182,16 @@ class Stage:
             f'<svg viewBox="{left:.2f} {top:.2f} {width:.2f} {height:.2f}" role="img" aria-label="{safe(told)}">'
             f'<rect class="void" {place}/>{inside}</svg>{name}</div>'
         )
+
+
+def _veil(images: Sequence[Image.Image]) -> str:
+    """The hatching of what no token covers, in strokes that suit the pictures' size."""
+    step = max((max(image.size) for image in images), default=100) / 40
+    return (
+        f'<pattern id="unseen" width="{step:.2f}" height="{step:.2f}" patternUnits="userSpaceOnUse" '
+        f'patternTransform="rotate(45)"><path class="stroke" style="stroke-width:{step / 5:.2f}" d="M0 0V{step:.2f}"/>'
+        "</pattern>"
+    )
 
 
 def _tokens(patches: Patches) -> list[Array]:

@@ -41,6 +41,12 @@ def number(value: float, digits: int = 3) -> str:
     return told.replace("1×10", "10", 1) if mantissa in ("1", "-1") else told
 
 
+def fixed(value: float, places: int = 3) -> str:
+    """A number with always so many decimals, as a column of areas is told."""
+    told = f"{value:.{places}f}".replace("-", "−") if math.isfinite(value) else "–"
+    return told[1:] if told.startswith("−") and not told.strip("−0.") else told
+
+
 def percent(share: float) -> str:
     """A share as per cent: 25 %, 0.3 %, under 0.1 %."""
     if not math.isfinite(share):
