@@ -163,10 +163,13 @@ def _written(report: FlowReport, pictures: Any, processor: Any, out: Path) -> di
 def _show(report: FlowReport, facts: dict[str, Any]) -> None:
     """The findings as a person reads them in a terminal."""
     from rich.console import Console
+    from rich.markup import escape
 
     console = Console(highlight=False)
     first = report.tokens[0]
-    console.print(f"[bold]{facts['answer']}[/bold]  ({first.probability:.0%} sure of its first token)", markup=True)
+    console.print(
+        f"[bold]{escape(facts['answer'])}[/bold]  ({first.probability:.0%} sure of its first token)", markup=True
+    )
     for name, lines in report.curves.items():
         converging = lines.convergence
         if converging.layer >= 0:
@@ -177,14 +180,14 @@ def _show(report: FlowReport, facts: dict[str, Any]) -> None:
             )
     if report.kept is not None:
         kept, shares = report.kept, report.kept.flow_share
-        console.print(f"{kept.method} keeps {kept.token_share:.1%} of {facts['image_tokens']} image tokens")
+        console.print(f"{escape(kept.method)} keeps {kept.token_share:.1%} of {facts['image_tokens']} image tokens")
         for name, share in shares.items():
             _, low, high = kept.random_share[name]
             console.print(f"  {share:.0%} of the {name}, where as many random ones have {low:.0%} to {high:.0%}")
-        same = "the same answer" if kept.answer == report.answer else f"another answer: {kept.answer}"
+        same = "the same answer" if kept.answer == report.answer else f"another answer: {escape(kept.answer)}"
         console.print(f"  and gives {same}")
     if facts["answer_without_image_tokens"] == report.answer:
         console.print(
             "  the model gives this answer without any image token, too: what was kept cannot matter much for it"
         )
-    console.print(f"{facts['page']}, numbers in {facts['numbers']}")
+    console.print(escape(f"{facts['page']}, numbers in {facts['numbers']}"))

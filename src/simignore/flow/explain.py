@@ -146,7 +146,9 @@ class _Explanation:
         }
         if self.processor is not None:
             stays = torch.ones(len(own.image), dtype=torch.bool) if choice is None else choice.selection.kept[0]
-            found["swaps"] = swaps(model, self.processor, own.inputs, own.answer, stays, max_new_tokens=self.length)
+            found["swaps"] = swaps(
+                model, self.processor, own.inputs, own.answer, stays, max_new_tokens=self.length, seed=self.seed
+            )
         return found
 
     def tell(self) -> None:
