@@ -60,7 +60,7 @@ def memory(root: Path) -> str:
     names = {
         "forward": "plain forward",
         "measure": "curves and heat maps",
-        "explain": "all but the tests",
+        "explain": "all but the tests, words and a method",
         "tests": "deletion, insertion, knockout",
     }
     rows = [

@@ -135,6 +135,35 @@ def test_without_a_method_it_is_told_what_the_model_says_without_the_picture(bun
     assert json.loads(found.to_json()) == plain(found) and repr(found).startswith("FlowReport('What number")
 
 
+def test_linear_attention_is_explained_with_a_method_and_its_cost():
+    case = EVERY["qwen3.5"]
+    inputs = case.inputs(Sample(images=(picture(*case.sizes[0], seed=3),)))
+    found = explain(case.model(), inputs, case.shared_processor(), method=Random(keep=4), rounds=1, max_new_tokens=2)
+    assert found.kept.selection.count.tolist() == [4] and found.cost["random"]["kv_bytes"] > 0
+    assert any("mix tokens without attention" in note for note in found.notes)
+
+
+def test_all_answers_are_generated_alike(bundled, monkeypatch):
+    model, processor, prompt = bundled
+    seven = processor.tokenizer.convert_tokens_to_ids("7")
+    monkeypatch.setattr(model.generation_config, "suppress_tokens", [seven])
+    monkeypatch.setattr(model.generation_config, "return_dict_in_generate", True)
+    found = explain(model, prompt, processor, method=Simignore(keep=1.0), rounds=0, max_new_tokens=4)
+    assert found.answer != "7" and found.kept.answer == found.answer == found.swaps[0].answer
+
+
+def test_inside_a_method_it_says_where_to_put_it(bundled):
+    model, processor, prompt = bundled
+    with Random(keep=4)(model), pytest.raises(ValueError, match="pass the method as method="):
+        explain(model, prompt, processor, rounds=0)
+
+
+@pytest.mark.parametrize("wrong, error", [({"seed": -1}, ValueError), ({"method": Random}, TypeError)])
+def test_wrong_arguments_are_refused_at_the_door(bundled, wrong, error):
+    with pytest.raises(error, match=f"{next(iter(wrong))}="):
+        explain(*bundled[:1], bundled[2], bundled[1], **wrong)
+
+
 def test_it_is_a_public_name():
     assert simignore.flow.explain is explain
 

@@ -76,12 +76,23 @@ def asked(model: nn.Module, inputs: Any, processor: Any, max_new_tokens: int, mo
         )
     spans = inputs.spans if isinstance(inputs, Prompt) else None
     tokenizer = inputs.tokenizer if isinstance(inputs, Prompt) else getattr(processor, "tokenizer", processor)
-    how: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": max_new_tokens}
-    with torch.inference_mode():  # an answer with placeholders in it would lack their images
-        out = model.generate(**ready, **how, suppress_tokens=list(p.placeholders))  # type: ignore[operator]
+    how = generation(model, p, max_new_tokens)
+    with torch.inference_mode():
+        out = model.generate(**ready, **how, return_dict_in_generate=False)  # type: ignore[operator]
     answer = _said(out[0, ready["input_ids"].shape[1] :].clone(), p.special)
     text = str(tokenizer.decode(answer, skip_special_tokens=True)).strip() if tokenizer is not None else ""
     return Asked(p, ready, spans, found.image[0].numpy(), answer[:most], max(0, len(answer) - most), text, tokenizer)
+
+
+def generation(model: nn.Module, p: Parts, max_new_tokens: int) -> dict[str, Any]:
+    """How every answer of an explanation is generated: greedily, and without placeholders, whose images would be lacking."""
+    held = getattr(getattr(model, "generation_config", None), "suppress_tokens", None) or ()
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": max_new_tokens,
+        "suppress_tokens": [*held, *p.placeholders],
+    }
 
 
 def placed(inputs: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

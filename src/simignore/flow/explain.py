@@ -10,7 +10,8 @@ from torch import nn
 
 from simignore.answer import ask
 from simignore.cost import cost
-from simignore.flow.asked import MOST, told, word
+from simignore.families import UnsupportedModelError
+from simignore.flow.asked import MOST, generation, told, word
 from simignore.flow.capture import Tail, evaluating
 from simignore.flow.hypothesis import correlations, projection
 from simignore.flow.kept import kept
@@ -57,6 +58,10 @@ def explain(
         raise ValueError(
             f"what {method} kept is asked of the model, whose answer the processor decodes; pass the processor"
         )
+    if not isinstance(seed, int) or seed < 0 or rounds < 0:
+        raise ValueError(f"seed={seed!r}, rounds={rounds}: a seed is a whole number from 0 on, and so are the rounds")
+    if method is not None and not isinstance(method, Method):
+        raise TypeError(f"method={method!r} is a {type(method).__name__}; pass a method such as Simignore(keep=0.25)")
     with torch.inference_mode(False), evaluating(model):
         found = measure(model, inputs, processor, most=most, max_new_tokens=max_new_tokens)
         return _Explanation(model, found, processor, method, seed, max_new_tokens).report(faithful, rounds)
@@ -108,7 +113,8 @@ class _Explanation:
         methods: dict[str, Method | None] = {"all tokens": None}
         found = None
         if self.method is not None:
-            answer = ask(self.model, self.processor, self.prompt, self.method, max_new_tokens=self.length)
+            how = generation(self.model, self.own.parts, self.length)
+            answer = ask(self.model, self.processor, self.prompt, self.method, **how)
             found = kept(self.method, answer, self.found.views, self.seed)
             methods[found.name] = self.method
         if not rounds or self.processor is None:
@@ -140,10 +146,11 @@ class _Explanation:
     def tested(self, means: Mapping[str, Array], choice: Kept | None) -> dict[str, Any]:
         """Whether the views name what the answer needs."""
         own, model = self.own, self.model
-        found: dict[str, Any] = {
-            "removal": removal(model, own.inputs, own.answer, means, seed=self.seed),
-            "knockout": knockout(model, own.inputs, own.answer, torch.as_tensor(own.image), self.asking),
-        }
+        found: dict[str, Any] = {"removal": removal(model, own.inputs, own.answer, means, seed=self.seed)}
+        try:
+            found["knockout"] = knockout(model, own.inputs, own.answer, torch.as_tensor(own.image), self.asking)
+        except UnsupportedModelError as error:  # all that was measured so far is worth showing without it
+            self.notes.append(f"Knockout: {error}")
         if self.processor is not None:
             stays = torch.ones(len(own.image), dtype=torch.bool) if choice is None else choice.selection.kept[0]
             found["swaps"] = swaps(

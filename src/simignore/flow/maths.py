@@ -102,7 +102,7 @@ def rows(seen: Attended, places: Tensor, upstream: list[Tensor]) -> tuple[Tensor
 def mean_rows(seen: Attended, places: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor]:
     """Attention [T] that some places pay, mean over heads and places, and their saliency [T], mean over places."""
     length = seen.query.shape[2]
-    attended, salient = (torch.zeros(length, device=places.device) for _ in range(2))
+    attended, salient = (torch.zeros(length, device=places.device, dtype=torch.float32) for _ in range(2))
     size = max(1, HELD // (16 * seen.query.shape[1] * length))
     for some in torch.split(places, size):
         attention = seen.attention(some)

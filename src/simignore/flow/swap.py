@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simignore.flow.asked import generation
 from simignore.flow.capture import evaluating
 from simignore.flow.copies import forced
 from simignore.flow.given import Given
@@ -60,7 +61,7 @@ def swaps(
     else:
         sets = {ALL: every, KEPT: kept, RESTORED: every, OPPOSITE: ~kept, NONE: none, RANDOM: drawn}
     likelihood = likely(prompt, torch.stack(list(sets.values())), layer=layer).tolist()
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    settings = {**generation(model, prompt.parts, max_new_tokens), "return_dict_in_generate": False}
     given = {name: value for name, value in inputs.items() if name != "labels"} | settings
     found: list[Swap] = []
     for (what, own), probability in zip(sets.items(), likelihood, strict=True):

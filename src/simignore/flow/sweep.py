@@ -63,6 +63,11 @@ def sweep(parts: Parts, inputs: Mapping[str, Any], answer: Tensor, question: Ten
     prompt = inputs["input_ids"].shape[1]
     tape = record(parts, answered(inputs, answer[:-1]))
     length, layers = prompt + len(answer) - 1, len(parts.layers)
+    if (seen := tape.entered(layers).shape[1]) != length:
+        raise UnsupportedModelError(
+            f"the decoder saw {seen} of the {length} tokens of this prompt and answer: something shortens it. Explain the "
+            "model outside of `with method(model)`, and pass the method as method="
+        )
     places = torch.arange(len(answer), device=answer.device) + prompt - 1
     tail = Tail(parts, int(inputs["input_ids"][0, question[-1]]))
     end = tape.entered(layers)
@@ -70,8 +75,6 @@ def sweep(parts: Parts, inputs: Mapping[str, Any], answer: Tensor, question: Ten
     found = [_group(parts, tape, tail, answer[some], places[some], question) for some in _groups(len(answer), size)]
     joined = {name: torch.cat([part[name] for part in found]) for name in _JOINED}
     asked = {name: found[0][name] for name in ("question_attention", "question_saliency")}
-    if joined["attention"].shape[-1] != length:
-        raise UnsupportedModelError(f"the decoder saw {joined['attention'].shape[-1]} tokens of a prompt of {length}")
     return Swept(**joined, **asked, tape=tape)
 
 
@@ -86,10 +89,11 @@ def _group(parts: Parts, tape: Tape, tail: Tail, answer: Tensor, places: Tensor,
     """The sweep for some of the answer's tokens."""
     layers, (_, length, _) = len(parts.layers), tape.entered(0).shape
     logits, upstream = _beginning(tape, tail, answer, places, layers)
-    nothing = torch.full((len(answer), layers, length), float("nan"), device=answer.device)
+    kind: dict[str, Any] = {"device": answer.device, "dtype": torch.float32}
+    nothing = torch.full((len(answer), layers, length), float("nan"), **kind)
     found = {"attention": nothing, "saliency": nothing.clone(), "logits": logits}
     found |= {f"question_{name}": nothing[0].clone() for name in ("attention", "saliency")}
-    rolled = torch.zeros(len(answer), length, device=answer.device).scatter(1, places[:, None], 1.0)
+    rolled = torch.zeros(len(answer), length, **kind).scatter(1, places[:, None], 1.0)
     relevant = rolled.clone()
     for number in reversed(range(layers)):
         seen, given, upstream = _back(parts, tape, number, upstream)
