@@ -152,6 +152,32 @@ def test_all_answers_are_generated_alike(bundled, monkeypatch):
     assert found.answer != "7" and found.kept.answer == found.answer == found.swaps[0].answer
 
 
+def test_keys_that_layers_share_are_named():
+    case = EVERY["gemma4"]
+    inputs = case.inputs(Sample(images=(picture(*case.sizes[0], seed=3),)))
+    found = explain(case.model(), inputs, case.shared_processor(), faithful=False, rounds=0, max_new_tokens=1)
+    assert any("reuse the keys and values of earlier ones" in note for note in found.notes)
+
+
+def test_the_lens_looks_at_what_sends_most_and_at_what_gathers_most(report):
+    why = dict(zip(report.lens.why, report.lens.tokens, strict=True))
+
+    def token(said):
+        return next(number for words, number in why.items() if said in words)
+
+    assert token("most flow into the answer") == report.views["saliency"].mean(0).argmax()
+    assert token("most attention from the end of the prompt") == report.sinks.asked.argmax()
+    assert token("most like the text") == report.similarity.argmax()
+
+
+def test_the_seed_reaches_every_draw(bundled, report):
+    model, processor, prompt = bundled
+    other = explain(model, prompt, processor, method=Simignore(keep=0.25), rounds=0, seed=1)
+    assert not np.array_equal(other.removal.random["deletion"], report.removal.random["deletion"])
+    assert other.swaps[-1].log_probability != report.swaps[-1].log_probability
+    assert other.kept.random_share != report.kept.random_share and other.sinks.shuffled != report.sinks.shuffled
+
+
 def test_inside_a_method_it_says_where_to_put_it(bundled):
     model, processor, prompt = bundled
     with Random(keep=4)(model), pytest.raises(ValueError, match="pass the method as method="):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simignore.flow.kept import draws, flow_share
+from simignore.flow.kept import _spread, draws, flow_share
 
 
 def test_the_share_is_the_mean_over_answer_tokens_of_what_lies_on_kept_tokens():
@@ -19,6 +19,17 @@ def test_the_share_is_the_mean_over_answer_tokens_of_what_lies_on_kept_tokens():
 
 def test_no_flow_at_all_is_a_share_of_nothing():
     assert flow_share(np.zeros((2, 4)), np.ones(4, dtype=bool)) == 0.0
+
+
+def test_the_range_of_chance_is_the_middle_95_percent_of_its_draws():
+    view = np.random.default_rng(2).random((2, 12)) ** 4
+    drawn = draws(12, 4, seed=1)
+    shares = sorted(flow_share(view, one) for one in drawn.T)
+    mean, low, high = _spread(view, drawn)
+    assert mean == pytest.approx(sum(shares) / len(shares))
+    for end, part in ((low, 0.025), (high, 0.975)):  # between the two draws that frame this part of them, in order
+        at = part * (len(shares) - 1)
+        assert shares[int(at)] <= end <= shares[int(at) + 1]
 
 
 def test_random_choices_keep_the_count_and_share_what_chance_shares():

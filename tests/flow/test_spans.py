@@ -11,7 +11,7 @@ from zoo import CASES, DISCOVERED, Case, Sample, frames, picture
 
 import models
 import processors
-from simignore.flow.spans import Spans, partition
+from simignore.flow.spans import Spans, _adopt, partition
 from simignore.parts import parts
 from simignore.prompt import build
 from simignore.query import Template
@@ -169,3 +169,12 @@ def test_what_cannot_be_parted_is_refused():
     for inputs, spans, answer, message in refused:
         with pytest.raises(ValueError, match=message.replace("]", "\\]")):
             partition(p, inputs, spans, answer)
+
+
+def test_placeholders_on_no_grid_go_to_the_image_that_they_stand_beside():
+    owner = np.array([-1, -1, -1, 0, 0, -1, -1, -1, 1, -1])
+    held = np.array(
+        [0, 1, 1, 1, 1, 1, 0, 1, 1, 1], dtype=bool
+    )  # a run before the first image, one behind it, both round the second
+    _adopt(owner, held)
+    assert owner.tolist() == [-1, 0, 0, 0, 0, 0, -1, 1, 1, 1]
