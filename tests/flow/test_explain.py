@@ -12,9 +12,9 @@ from zoo import CASES, DISCOVERED, Sample, picture
 
 import models
 import simignore
-from simignore import Random, Simignore, tiny
+from simignore import Chain, FastV, Random, Simignore, tiny
 from simignore.flow import VIEWS, explain, plain
-from simignore.flow.swap import KEPT, OPPOSITE
+from simignore.flow.swap import KEPT, NONE, OPPOSITE
 from simignore.prompt import build
 
 EVERY = {**CASES, **DISCOVERED}
@@ -124,7 +124,11 @@ def test_long_answers_are_explained_up_to_a_limit_that_is_named(bundled):
     model, processor, _ = bundled
     prompt = build(processor, tiny.example(), "describe the picture")
     found = explain(model, prompt, processor, faithful=False, rounds=0, most=1)
-    assert len(found.tokens) == 1 and any("the first 1 are explained (most=1)" in note for note in found.notes)
+    assert (
+        len(found.tokens) == 1
+        and found.cut == 1
+        and any("the first 1 are explained (most=1)" in note for note in found.notes)
+    )
 
 
 def test_without_a_method_it_is_told_what_the_model_says_without_the_picture(bundled):
@@ -150,6 +154,18 @@ def test_all_answers_are_generated_alike(bundled, monkeypatch):
     monkeypatch.setattr(model.generation_config, "return_dict_in_generate", True)
     found = explain(model, prompt, processor, method=Simignore(keep=1.0), rounds=0, max_new_tokens=4)
     assert found.answer != "7" and found.kept.answer == found.answer == found.swaps[0].answer
+
+
+def test_counterfactuals_drop_where_the_method_does(bundled):
+    """What this one token leaves of the answer hangs on the layer before which the others go."""
+    model, processor, _ = bundled
+    prompt = build(processor, tiny.example(), "describe the picture")
+    found = explain(model, prompt, processor, method=FastV(keep=1, layer=7), rounds=0)
+    told = {swap.what: swap for swap in found.swaps}
+    assert found.kept.layers == (7,) and found.kept.layer == 7
+    assert told[KEPT].answer == found.kept.answer != told[NONE].answer
+    both = Chain(Simignore(keep=0.5), FastV(keep=20, layer=0.5))
+    assert explain(model, prompt, processor, method=both, rounds=0, faithful=False).kept.layers == (None, 0.5)
 
 
 def test_keys_that_layers_share_are_named():

@@ -106,6 +106,7 @@ class _Explanation:
             cost=cost_of,
             settings=self.settings(faithful, rounds),
             notes=tuple(self.notes),
+            cut=own.cut,
         )
 
     def choice(self, rounds: int) -> tuple[Kept | None, dict[str, Any]]:
@@ -153,9 +154,8 @@ class _Explanation:
             self.notes.append(f"Knockout: {error}")
         if self.processor is not None:
             stays = torch.ones(len(own.image), dtype=torch.bool) if choice is None else choice.selection.kept[0]
-            found["swaps"] = swaps(
-                model, self.processor, own.inputs, own.answer, stays, max_new_tokens=self.length, seed=self.seed
-            )
+            how = {"max_new_tokens": self.length, "layer": None if choice is None else choice.layer, "seed": self.seed}
+            found["swaps"] = swaps(model, self.processor, own.inputs, own.answer, stays, **how)  # type: ignore[arg-type]
         return found
 
     def tell(self) -> None:

@@ -29,6 +29,7 @@ def kept(method: Method, told: Answer, views: Mapping[str, Array], seed: int = 0
         token_share=float(stays.mean()),
         flow_share=shares,
         random_share={name: _spread(views[name], drawn) for name in shares},
+        layers=tuple(None if cut.site == "projector" else cut.site[1] for cut in method.cuts()),
     )
 
 

@@ -19,7 +19,6 @@ from simignore.flow.report import Lens
 
 Array = NDArray[Any]
 LOGITS = 2**24  # held at once: 64 MiB in float32
-Word = tuple[str, float]
 
 
 def lens(

@@ -90,6 +90,7 @@ class Kept:
     """What a method kept, and whether that was right.
 
     method: its repr. name: as in `simignore list`. selection: of one sample, tensors on the host. answer: under the method.
+    layers: for each of its cuts the decoder layer before which it is made, as the method names it; None before the decoder.
     token_share: image tokens kept of all. flow_share: for each view the share of its flow on the kept tokens (mean over answer
     tokens). random_share: for each view (mean, low, high) over draws of as many tokens at random: mean and the middle 95 %.
     """
@@ -101,6 +102,12 @@ class Kept:
     token_share: float
     flow_share: Mapping[str, float]
     random_share: Mapping[str, tuple[float, float, float]]
+    layers: tuple[int | float | None, ...] = (None,)
+
+    @property
+    def layer(self) -> int | float | None:
+        """Where counterfactuals drop tokens: where the method does, and before the decoder if it cuts in several places."""
+        return self.layers[0] if len(self.layers) == 1 else None
 
 
 @dataclass(frozen=True)
@@ -221,7 +228,7 @@ class FlowReport:
     kept: None without a method. correlations, projection, sinks, lens, removal, knockout, swaps: as their classes say; None or
     empty where they were not asked for, or cannot be had (``notes`` says why).
     cost: for "all tokens" and the method, see :func:`simignore.cost.cost`. settings: model, method, versions, seed, hardware.
-    notes: what could not be done and why, in plain words.
+    notes: what could not be done and why, in plain words. cut: how many more tokens the answer has than are explained.
     """
 
     question: str
@@ -245,6 +252,7 @@ class FlowReport:
     cost: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    cut: int = 0
 
     @property
     def layers(self) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from simignore.flow.asked import generation
-from simignore.flow.capture import evaluating
+from simignore.flow.capture import evaluating, without_labels
 from simignore.flow.copies import forced
 from simignore.flow.given import Given
 from simignore.flow.likely import likely
@@ -43,8 +43,8 @@ def swaps(
 
     processor: decodes. inputs: what it returned for one prompt, on the model's device. answer: [A] the token ids of the answer
     with all image tokens, whose probability is told in each. kept: [N] bool; where all are, only all and none are asked.
-    max_new_tokens: of each answer (greedy).
-    layer: where tokens are dropped: None before the decoder, else before that decoder layer. seed: of the random ones.
+    max_new_tokens: of each answer (greedy). layer: where tokens are dropped: None before the decoder, else before that decoder
+    layer; where none stays, before the decoder in any case. seed: of the random ones.
     Raises ValueError for another shape of ``kept``, and as :func:`~simignore.flow.copies.forced` does.
     """
     prompt = forced(model, inputs, answer)
@@ -60,12 +60,13 @@ def swaps(
         sets = {ALL: every, NONE: none}
     else:
         sets = {ALL: every, KEPT: kept, RESTORED: every, OPPOSITE: ~kept, NONE: none, RANDOM: drawn}
-    likelihood = likely(prompt, torch.stack(list(sets.values())), layer=layer).tolist()
+    places = {what: None if what == NONE else layer for what in sets}  # none: the decoder never sees the picture
+    likelihood = [float(likely(prompt, own[None], layer=places[what])[0]) for what, own in sets.items()]
     settings = {**generation(model, prompt.parts, max_new_tokens), "return_dict_in_generate": False}
-    given = {name: value for name, value in inputs.items() if name != "labels"} | settings
+    given = without_labels(inputs) | settings
     found: list[Swap] = []
     for (what, own), probability in zip(sets.items(), likelihood, strict=True):
-        laid = nullcontext() if what == ALL else Given.mask(own[None], layer)(model)
+        laid = nullcontext() if what == ALL else Given.mask(own[None], places[what])(model)
         with evaluating(model), torch.no_grad(), laid:
             ids = model.generate(**given)[0, prompt.prompt :]  # type: ignore[operator]
         text = processor.decode(ids, skip_special_tokens=True).strip()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 from simignore.figures.flow.stage import Stage
 from simignore.figures.flow.words import figure, percent, safe, section, token
 from simignore.flow.report import AnswerToken, FlowReport
@@ -33,8 +31,8 @@ def answer(report: FlowReport) -> str:
     body = f'<ol class="cards">{"".join(cards[:SHOWN])}</ol>'
     if rest := cards[SHOWN:]:
         body += f'<details><summary>{len(rest)} more tokens</summary><ol class="cards">{"".join(rest)}</ol></details>'
-    if left := cut(report):
-        body += f'<p class="more">+ {left:,} more, not explained</p>'
+    if report.cut:
+        body += f'<p class="more">+ {report.cut:,} more, not explained</p>'
     caption = (
         "Each card is one token of the answer with all image tokens there; the long bar is the probability the model gave it, "
         "the short ones below are the tokens that came next. Probabilities are of the model's own distribution over its whole "
@@ -46,12 +44,6 @@ def answer(report: FlowReport) -> str:
         "How sure was the model, and what did it nearly say?",
         figure(body, caption),
     )
-
-
-def cut(report: FlowReport) -> int:
-    """How many more tokens the answer has than are explained, as the report's notes tell; 0 where they tell of none."""
-    told = (re.search(r"(\d[\d,]*) more tokens?;.*explained", note) for note in report.notes)
-    return next((int(found[1].replace(",", "")) for found in told if found), 0)
 
 
 def _under_the_method(report: FlowReport) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from simignore.figures.flow.looks import RANDOM, Look, of_span, of_view
 from simignore.figures.flow.scale import Scale, over
 from simignore.figures.flow.verdict import KINDS, TIE, level, speaks
 from simignore.figures.flow.words import figure, fixed, listed, number, panels, percent, safe, section, table
-from simignore.flow.report import Array, FlowReport, Knockout, Removal
+from simignore.flow.report import Array, FlowReport, Kept, Knockout, Removal
 
 LEAST = 0.1  # nats; the axis of changes reaches so far at least, so that nothing looks like nothing
 _ROUTES = {
@@ -162,15 +161,21 @@ def _swaps(report: FlowReport) -> str:
         "answer. An answer that stays when the kept patches are dropped "
         "did not hang on them. A random row is one draw; another may do better or worse."
     )
-    if report.kept is not None and inside(report.kept.method):
-        caption += (
-            " The method chooses inside the decoder, after some layers have seen every token; these rows drop tokens before "
-            "the decoder, so the row of what it kept is not the method's own answer."
-        )
+    caption += _where(report.kept)
     head = ["kept", "image tokens", "answer", "against all tokens", "probability of the explained tokens of the answer"]
     return figure(table("", head, rows), caption)
 
 
-def inside(method: str) -> bool:
-    """Whether a method, told by its repr, chooses inside the decoder."""
-    return re.search(r"\blayers?=(?!None)", method) is not None
+def _where(kept: Kept | None) -> str:
+    """Where the rows drop tokens, for a method that cuts inside the decoder."""
+    if kept is None or set(kept.layers) == {None}:
+        return ""
+    if kept.layer is not None:
+        return (
+            " The method chooses inside the decoder, and these rows drop tokens where it does; only the row without any image "
+            "token drops them before the decoder."
+        )
+    return (
+        " The method cuts in several places, some inside the decoder; these rows drop tokens before the decoder, so the row of "
+        "what it kept is not the method's own answer."
+    )
