@@ -43,7 +43,7 @@ check: $(READY) ## lint, format, types, import direction, generated tables
 readme: $(READY) ## write the generated parts of the README and the model card anew
 	@$(BIN)/python scripts/readme.py
 
-pictures: $(READY) ## draw the README's pictures and the model card's curves anew
+pictures: $(TESTED) ## draw the README's pictures and the model card's curves anew
 	@$(BIN)/simignore ask example --answer-as text --keep 0.25 --runs 1 --out docs/kept.png
 	@$(BIN)/python scripts/curves.py
 	@$(BIN)/python scripts/accuracy_plot.py
