@@ -25,6 +25,7 @@ from simignore import tiny
 from simignore.evaluate import BENCHMARKS, Item
 from simignore.evaluate.compare import FULL, RANDOM, SEEDS, Entry, compare
 from simignore.evaluate.pictures import opened
+from simignore.flow.hypothesis import rank_correlation
 from simignore.methods import Chain, FastV, Method, Random, Simignore
 from simignore.prompt import build
 
@@ -73,7 +74,7 @@ def attention(model: Any, processor: Any, items: Sequence[Item], words: Any, spa
         best = np.argsort(-score)[: len(score) // 4]
         for layer, paid in enumerate(seen):
             row = paid[0, :, -1, at].float().mean(0).numpy()
-            correlations[layer].append(spearman(score, row))
+            correlations[layer].append(rank_correlation(score, row))
             shares[layer].append(float(row[best].sum() / row.sum()))
     return {
         "questions": len(items),
@@ -87,12 +88,6 @@ def _similarity(model: Any, prompt: Any, method: Method) -> NDArray[np.float64]:
     with torch.inference_mode(), method(model, query=prompt.query(method.span)) as trace:  # type: ignore[attr-defined]
         model(**prompt.inputs)
     return trace.selections[0].score[0].double().numpy()  # type: ignore[no-any-return, union-attr]
-
-
-def spearman(these: NDArray[Any], those: NDArray[Any]) -> float:
-    """Rank correlation of two lists without ties of note."""
-    first, second = (np.argsort(np.argsort(values)).astype(float) for values in (these, those))
-    return float(np.corrcoef(first, second)[0, 1])
 
 
 def _mean(values: Sequence[float]) -> dict[str, float]:

@@ -27,6 +27,7 @@ from rich.table import Table
 from benchmarks.measure import save, surroundings
 from simignore import tiny
 from simignore.evaluate import BENCHMARKS, Item
+from simignore.evaluate.flowsummary import band
 from simignore.evaluate.folder import append, read_jsonl
 from simignore.flow.hypothesis import rank_correlation
 from simignore.flow.measure import measure
@@ -86,17 +87,10 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else round(float(value), 5)
 
 
-def mean(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean of what is known, the ends of its 95 % interval, and how many there are."""
-    known = np.array([value for value in values if value is not None])
-    if not len(known):
-        return {"mean": None, "low": None, "high": None, "questions": 0}
-    half = 1.96 * known.std(ddof=1) / np.sqrt(len(known)) if len(known) > 1 else 0.0
-    ends = (known.mean(), known.mean() - half, known.mean() + half)
-    return {
-        **dict(zip(("mean", "low", "high"), (round(float(x), 4) for x in ends), strict=True)),
-        "questions": len(known),
-    }
+def mean(values: Sequence[float | None], least: float = 0.0) -> dict[str, Any]:
+    """Mean of what is known, the ends of its 95 % interval between ``least`` and 1, and how many there are."""
+    found = band([[value] for value in values], np.arange(len(values)), least, 1.0)
+    return {name: found[name][0] for name in ("mean", "low", "high", "questions")}
 
 
 def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -104,8 +98,11 @@ def gathered(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     names, kinds = list(rows[0]["auc"]), list(dict.fromkeys(row["kind"] for row in rows))
 
     def by_layer(figure: str) -> dict[str, list[dict[str, Any]]]:
+        least = 0.0 if figure == "auc by layer" else -1.0
         return {
-            name: [mean([row[figure][name][layer] for row in rows]) for layer in range(len(rows[0][figure][name]))]
+            name: [
+                mean([row[figure][name][layer] for row in rows], least) for layer in range(len(rows[0][figure][name]))
+            ]
             for name in rows[0][figure]
         }
 
