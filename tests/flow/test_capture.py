@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zoo import CASES, DISCOVERED, Case, Sample, picture
+from zoo import EVERY, Case, Sample, picture
 
 import models
 from simignore.flow.capture import Tail, answered, evaluating, record, without_labels
 from simignore.parts import parts
 
-EVERY = {**CASES, **DISCOVERED}
 NEW = 3
 # between the first layers these add features of the image to the hidden states, outside the layers
 DEEPSTACK = {"qwen3-vl", "qwen3-vl-moe"}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from zoo import CASES, DISCOVERED, Sample, picture
+from zoo import EVERY, Sample, picture
 
 import models
 import simignore
@@ -16,8 +16,6 @@ from simignore import Chain, FastV, Random, Simignore, tiny
 from simignore.flow import VIEWS, explain, plain
 from simignore.flow.swap import KEPT, NONE, OPPOSITE
 from simignore.prompt import build
-
-EVERY = {**CASES, **DISCOVERED}
 
 
 @pytest.fixture(scope="module")

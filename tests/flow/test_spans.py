@@ -7,7 +7,7 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from zoo import CASES, DISCOVERED, Case, Sample, frames, picture
+from zoo import EVERY, Case, Sample, frames, picture
 
 import models
 import processors
@@ -16,7 +16,6 @@ from simignore.parts import parts
 from simignore.prompt import build
 from simignore.query import Template
 
-EVERY = {**CASES, **DISCOVERED}
 ONE = ("blip-2", "instructblip", "llava_onevision")  # take one image, or lay several out otherwise than one
 CROPS = {
     "idefics2-split",

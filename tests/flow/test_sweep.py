@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from zoo import CASES, DISCOVERED, Sample, picture
+from zoo import EVERY, Sample, picture
 
 import models
 from simignore.families import UnsupportedModelError
@@ -14,7 +14,6 @@ from simignore.flow.capture import answered
 from simignore.flow.sweep import log_odds, sweep
 from simignore.parts import parts
 
-EVERY = {**CASES, **DISCOVERED}
 ANSWER = torch.tensor([7, 9, 12])
 
 

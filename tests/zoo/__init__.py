@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import importlib
 
+import pytest
 import transformers
 
 from zoo.base import Case, Sample, frames, picture
 
-__all__ = ["ABSENT", "CASES", "DISCOVERED", "REFUSED", "UNSURE", "Case", "Sample", "frames", "picture"]
+__all__ = ["ABSENT", "CASES", "DISCOVERED", "EVERY", "REFUSED", "UNSURE", "Case", "Sample", "frames", "picture"]
 
 _UNFIT = {
     "ovis2": "other tokens than its image tokens are replaced too",
@@ -29,6 +30,16 @@ _LATER = {  # what the plain models of older versions do not do with these tiny 
 ABSENT: dict[str, str] = {}
 
 
+class Cases(dict[str, Case]):
+    """Cases by name; a test that asks for one which this version of transformers does not have is skipped."""
+
+    def __missing__(self, name: str) -> Case:
+        reason = next((why for known, why in ABSENT.items() if name == known or name.startswith(f"{known}-")), None)
+        if reason is None:
+            raise KeyError(name)
+        pytest.skip(f"transformers {transformers.__version__} does not have {name}: {reason}")
+
+
 def _cases(*files: str, name: str = "CASES") -> dict[str, Case]:
     found = {}
     for file in files:
@@ -41,8 +52,9 @@ def _cases(*files: str, name: str = "CASES") -> dict[str, Case]:
     return found
 
 
-CASES = _cases("llava", "tiles", "tiled_text", "qwen", "gemma", "gemma4", "rest")
+CASES = Cases(_cases("llava", "tiles", "tiled_text", "qwen", "gemma", "gemma4", "rest"))
 REFUSED = _cases("rest", name="REFUSED")
 _unnamed = _cases("unnamed", "unnamed_qwen")
 DISCOVERED = {name: case for name, case in _unnamed.items() if name not in _UNFIT}
 UNSURE = {name: case for name, case in _unnamed.items() if name in _UNFIT}
+EVERY = Cases(CASES | DISCOVERED)
