@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(TESTED): $(READY) requirements-lmms.txt
 	@echo "adding what the tests of Ray, lmms-eval, data set copies and pages in a browser need"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,ray,browser]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,viz,eval,train,ray,browser]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement requirements-lmms.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps lmms-eval
 	@touch $(TESTED)

@@ -34,6 +34,7 @@ ROOMS = [
     "observe",
     "tower",
     "splice",
+    "head",
     "methods",
     "surroundings",
     "answer",
@@ -44,8 +45,10 @@ ROOMS = [
     "tiny",
     "convert",
     "evaluate",
+    "train",
     "figures",
     "cli",
+    "__main__",
 ]
 SOURCE = Path(__file__).parent.parent / "src" / "simignore"
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -26,17 +26,31 @@ MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
 class Asked:
     """The words of one prompt without its images: what a batch of prompts needs, whose images go through the processor at once.
 
-    text: the chat template's rendering. ids: the token ids [M] of each span. options: the options without letters.
+    text: the chat template's rendering. plain: the token ids [T] of that text, no image among them. spans: where each part is
+    among those, as places [M]. options: the options without letters.
     """
 
     text: str
-    ids: dict[str, Tensor]
+    plain: Tensor
+    spans: dict[str, Tensor]
     options: tuple[str, ...]
     tokenizer: Any
+
+    @property
+    def ids(self) -> dict[str, Tensor]:
+        """The token ids [M] of each span."""
+        return {name: self.plain[places] for name, places in self.spans.items()}
 
     def query(self, span: str = "auto") -> Tensor:
         """Token ids [M] of a span, as :meth:`Prompt.query` gives them."""
         return _query(self, span, self.ids)
+
+    def places(self, ids: Tensor, span: str) -> Tensor:
+        """Where a span is [M] in what the processor made of this prompt: ``ids`` [T'] without padding on the left.
+
+        Raises ValueError where the processor tokenises the prompt otherwise than its tokenizer does.
+        """
+        return _placed(self.spans[span].tolist(), _matched(self.plain.tolist(), ids.tolist()))
 
 
 @dataclass(frozen=True)
@@ -135,9 +149,36 @@ def phrase(
     content, pieces = wording(question, options=options, **words)
     text = rendered(processor, content, images, mark)
     ids, spans = _tokens(processor, (text, content), pieces, rendered(processor, _WORD, images, mark))
-    told = torch.tensor(ids, dtype=torch.long)
+    found = {name: torch.tensor(tokens, dtype=torch.long) for name, tokens in spans.items()}
     chosen = tuple(option.strip() for option in options)
-    return Asked(text, {name: told[tokens] for name, tokens in spans.items()}, chosen, processor.tokenizer)
+    return Asked(text, torch.tensor(ids, dtype=torch.long), found, chosen, processor.tokenizer)
+
+
+def answered(processor: Any, asked: Asked, answer: str) -> tuple[str, int]:
+    """The text of a prompt with an answer behind it, as the chat template puts the assistant's words, and of how many tokens at
+    its end the answer consists, the token that ends it included."""
+    between, ending = _around_answer(processor)
+    text = f"{asked.text}{between}{answer.strip()}{ending}"
+    before, after = asked.plain.tolist(), list(asked.tokenizer(text)["input_ids"])
+    shared = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return text, len(after) - shared
+
+
+def _around_answer(processor: Any) -> tuple[str, str]:
+    """What stands between a prompt and its answer, and what ends the answer."""
+    end = str(getattr(processor.tokenizer, "eos_token", None) or "")
+    if not getattr(processor, "chat_template", None):
+        return " ", end
+    user, said = _message("Q", 0), {"role": "assistant", "content": [{"type": "text", "text": _WORD}]}
+    try:
+        prompt = str(processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False))
+        whole = str(processor.apply_chat_template([user, said], add_generation_prompt=False, tokenize=False))
+    except Exception:  # a template may refuse an assistant's turn; then it has none to imitate
+        return " ", end
+    if not whole.startswith(prompt) or whole.count(_WORD) != 1:
+        return " ", end
+    between, ending = whole[len(prompt) :].split(_WORD)
+    return between, ending.rstrip() or end
 
 
 def rendered(processor: Any, content: str, images: int, mark: str = "") -> str:
@@ -241,11 +282,16 @@ def _spans(processor: Any, said: tuple[str, str], pieces: Pieces, ids: Tensor, o
     places = _matched(plain, ids.tolist())
     found = {}
     for name, tokens in spans.items():
-        own = [places[token] for token in tokens]
-        if name != "prompt" and any(place is None for place in own):
-            raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
-        found[name] = torch.tensor([place for place in own if place is not None], dtype=torch.long)
+        found[name] = _placed([token for token in tokens if name != "prompt" or places[token] is not None], places)
     return found
+
+
+def _placed(tokens: Sequence[int], places: Sequence[int | None]) -> Tensor:
+    """Places [M] of some tokens of the text; ValueError where the processor has others."""
+    own = [places[token] for token in tokens]
+    if any(place is None for place in own):
+        raise ValueError("the processor tokenises the prompt otherwise than its tokenizer does; pass query=ids")
+    return torch.tensor(own, dtype=torch.long)
 
 
 def _tokens(

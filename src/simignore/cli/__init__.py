@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from simignore import __version__
-from simignore.cli import ask, batch, compare, convert, doctor, evaluate, explain, flow_stats, list, report, score
+from simignore.cli import (
+    ask,
+    batch,
+    compare,
+    convert,
+    doctor,
+    evaluate,
+    explain,
+    flow_stats,
+    list,
+    report,
+    score,
+    train,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,6 +39,7 @@ app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("score", epilog=score.EXAMPLES)(score.score)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("batch", epilog=batch.EXAMPLES)(batch.batch)
+app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("convert", epilog=convert.EXAMPLES)(convert.convert)
 
 

@@ -16,6 +16,7 @@ from simignore.cli.asking import (
     Context,
     Device,
     Dtype,
+    HeadOption,
     ImageArgument,
     KeepOption,
     LayerOption,
@@ -52,6 +53,7 @@ def ask(
     answer_as: AnswerAsOption = None,
     method: MethodName = None,
     preset: PresetName = None,
+    head: HeadOption = None,
     keep: KeepOption = None,
     threshold: Annotated[float | None, in_method(help="Keep what scores at least this.")] = None,
     layer: LayerOption = None,
@@ -77,6 +79,7 @@ def ask(
     """
     choices = read_options(options)
     given = {
+        "head": head,
         "keep": None if keep is None else read_keep(keep),
         "threshold": threshold,
         "layer": None if layer is None else read_layer(layer),
@@ -97,7 +100,7 @@ def ask(
         from simignore.prompt import build
         from simignore.wording import lettered
 
-        loaded, processor = load(model, device, dtype)
+        loaded, processor = load(model, device, dtype, head)
     from simignore.cli.beside import compare, report
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]

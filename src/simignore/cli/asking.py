@@ -22,6 +22,9 @@ AnswerAsOption = Annotated[str | None, in_prompt(help="Answer options by letter 
 
 MethodName = Annotated[str | None, in_method(help="One of `simignore list`; default: simignore.")]
 PresetName = Annotated[str | None, in_method(help="A published setting instead of a method and its options.")]
+HeadOption = Annotated[
+    str | None, in_method(help="Folder that `simignore train` wrote, or a head's Hugging Face name; method: learned.")
+]
 KeepOption = Annotated[
     str | None,
     in_method(help="How many image tokens: 64, a fraction (0.25, 25%), or a rule: 'Mass(0.9)'; default: 0.25."),

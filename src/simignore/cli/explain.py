@@ -15,6 +15,7 @@ from simignore.cli.asking import (
     Context,
     Device,
     Dtype,
+    HeadOption,
     ImageArgument,
     KeepOption,
     LayerOption,
@@ -48,6 +49,7 @@ def explain(
     answer_as: AnswerAsOption = None,
     method: MethodName = None,
     preset: PresetName = None,
+    head: HeadOption = None,
     keep: KeepOption = None,
     layer: LayerOption = None,
     set_: Settings = None,
@@ -76,6 +78,7 @@ def explain(
         )
     choices = read_options(options)
     given = {
+        "head": head,
         "keep": None if keep is None else read_keep(keep),
         "layer": None if layer is None else read_layer(layer),
         **read_settings(set_ or []),
@@ -92,7 +95,7 @@ def explain(
         from simignore.cli.models import load
         from simignore.prompt import build
 
-        loaded, processor = load(model, device, dtype)
+        loaded, processor = load(model, device, dtype, head)
     from simignore.flow import explain as explained
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]

@@ -15,7 +15,17 @@ _DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 _DEVICES = ("auto", "cpu", "cuda")
 
 
-def load(name: str | None, device: str = "auto", dtype: str = "auto") -> tuple[Any, Any]:
+def load(name: str | None, device: str = "auto", dtype: str = "auto", head: str | None = None) -> tuple[Any, Any]:
+    """A model in eval mode and its processor. head: a head's folder; adapters that were trained with it are merged in."""
+    model, processor = _load(name, device, dtype)
+    if head is None or not (Path(head) / "adapter" / "adapter_config.json").is_file():
+        return model, processor
+    from simignore.train import adapted
+
+    return adapted(model, head), processor
+
+
+def _load(name: str | None, device: str, dtype: str) -> tuple[Any, Any]:
     """A model in eval mode and its processor.
 
     name: None or "tiny" for the bundled model, else a folder or a hub name. device: "auto" takes a GPU if there is one.

@@ -95,7 +95,7 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
         if extra := [*([] if name is None else ["method"]), *given]:
             raise ValueError(f"--preset {preset_name} fixes the whole method; leave out {_dashed(extra)}")
         return preset(preset_name)
-    name = DEFAULT_METHOD if name is None else name
+    name = ("learned" if "head" in given else DEFAULT_METHOD) if name is None else name
     if name not in METHODS:
         raise KeyError(f"no method {name!r}; there are {', '.join(sorted(METHODS))}")
     known = {field.name: field for field in fields(METHODS[name]) if field.init}

@@ -62,7 +62,7 @@ class Answerer:
                 phrase(self.processor, len(own), **self.benchmark.words(item), mark=self._mark)
                 for item, own in zip(items, pictures, strict=True)
             ]
-            inputs = self._processed([one.text for one in asked], self._arranged(pictures))
+            inputs = processed(self.processor, [one.text for one in asked], pictures)
         if not bool(inputs["attention_mask"][:, -1].all()):
             raise ValueError(
                 "the processor pads on the right, and generation reads on; set tokenizer.padding_side='left'"
@@ -74,19 +74,6 @@ class Answerer:
             if isinstance(value, Tensor)
         }
         return Batch(on_device, asked)
-
-    def _processed(self, texts: list[str], images: list[Any]) -> Any:
-        """One left-padded batch."""
-        given = {"text": texts, "padding": True, "return_tensors": "pt", **({"images": images} if images else {})}
-        if not hasattr(self.processor, "qformer_tokenizer"):
-            return self.processor(**given, padding_side="left")
-        # InstructBLIP's processor hands every argument to its Q-Former's tokenizer too, which was trained on right padding
-        tokenizer = self.processor.tokenizer
-        before, tokenizer.padding_side = tokenizer.padding_side, "left"
-        try:
-            return self.processor(**given)
-        finally:
-            tokenizer.padding_side = before
 
     def see(self, batch: Batch) -> Batch:
         """The batch with its images encoded, for methods that do not look into the vision tower; the same batch where this
@@ -114,14 +101,6 @@ class Answerer:
                 continue
         return choices[-1]
 
-    def _arranged(self, pictures: list[list[Image.Image]]) -> list[Any]:
-        """One list of all images where each prompt has one, a list for each prompt otherwise."""
-        if all(len(own) == 1 for own in pictures):
-            return [own[0] for own in pictures] if not _nested(self.processor) else [list(own) for own in pictures]
-        if not any(pictures):
-            return []
-        return [list(own) for own in pictures] if _nested(self.processor) else [x for own in pictures for x in own]
-
     def answer(self, batch: Batch, method: Method | None = None) -> list[Told]:
         """Greedy answers to a batch, under a method if one is given."""
         model, inputs = self.model, dict(batch.inputs)
@@ -140,6 +119,30 @@ class Answerer:
         totals = [sum(n >= 0 for n in own) for own in trace.patches[0].grid.tolist()]
         held = held_tokens(trace, len(parts(model).layers))
         return [Told(text.strip(), *facts) for text, *facts in zip(texts, totals, counts, held, strict=True)]
+
+
+def processed(processor: Any, texts: list[str], pictures: list[list[Image.Image]]) -> Any:
+    """What the processor makes of prompts, one left-padded batch; each prompt's images in a list of its own."""
+    images = _arranged(processor, pictures)
+    given = {"text": texts, "padding": True, "return_tensors": "pt", **({"images": images} if images else {})}
+    if not hasattr(processor, "qformer_tokenizer"):
+        return processor(**given, padding_side="left")
+    # InstructBLIP's processor hands every argument to its Q-Former's tokenizer too, which was trained on right padding
+    tokenizer = processor.tokenizer
+    before, tokenizer.padding_side = tokenizer.padding_side, "left"
+    try:
+        return processor(**given)
+    finally:
+        tokenizer.padding_side = before
+
+
+def _arranged(processor: Any, pictures: list[list[Image.Image]]) -> list[Any]:
+    """One list of all images where each prompt has one, a list for each prompt otherwise."""
+    if all(len(own) == 1 for own in pictures):
+        return [own[0] for own in pictures] if not _nested(processor) else [list(own) for own in pictures]
+    if not any(pictures):
+        return []
+    return [list(own) for own in pictures] if _nested(processor) else [x for own in pictures for x in own]
 
 
 def looks(method: Method | None) -> bool:
@@ -162,4 +165,4 @@ def _nested(processor: Any) -> bool:
     return any(kind in name for kind in ("idefics", "smolvlm", "gemma3", "gemma4", "mllama"))
 
 
-__all__ = ["Answerer", "Batch", "Told", "held_tokens", "looks"]
+__all__ = ["Answerer", "Batch", "Told", "held_tokens", "looks", "processed"]

@@ -96,7 +96,7 @@ def _group(parts: Parts, tape: Tape, tail: Tail, answer: Tensor, places: Tensor,
     rolled = torch.zeros(len(answer), length, **kind).scatter(1, places[:, None], 1.0)
     relevant = rolled.clone()
     for number in reversed(range(layers)):
-        seen, given, upstream = _back(parts, tape, number, upstream)
+        seen, given, upstream = back(parts, tape, number, upstream)
         if seen is None:
             continue
         with torch.no_grad():
@@ -132,7 +132,7 @@ def log_odds(logits: Tensor, answer: Tensor) -> Tensor:
     return logits.gather(1, answer[:, None])[:, 0] - logits.masked_fill(own, float("-inf")).logsumexp(-1)
 
 
-def _back(
+def back(
     parts: Parts, tape: Tape, number: int, upstream: list[Tensor]
 ) -> tuple[Attended | None, list[Tensor], list[Tensor]]:
     """One layer once more: what its attention worked with, the gradients of each answer token with respect to what its heads

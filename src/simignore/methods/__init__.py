@@ -18,6 +18,7 @@ from simignore.methods.uniform_grid import UniformGrid as UniformGrid
 from simignore.methods.pooled import Pooled as Pooled
 from simignore.methods.simignore import Simignore as Simignore
 from simignore.methods.simignore2 import Simignore2 as Simignore2
+from simignore.methods.learned import LearnedSimignore as LearnedSimignore
 from simignore.methods.divprune import DivPrune as DivPrune
 from simignore.methods.cdpruner import CDPruner as CDPruner
 from simignore.methods.fastervlm import FasterVLM as FasterVLM

@@ -1,0 +1,126 @@
+"""``simignore train``: a head that learns, beside any model, what its decoder needs of an image."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simignore.cli.asking import Dtype, ModelName
+from simignore.cli.errors import Debug, readable
+from simignore.cli.options import read_settings
+
+EXAMPLES = (
+    "Example: simignore train scenes --steps 600 --out runs/head, then: simignore ask --head runs/head. "
+    "On several GPUs: accelerate launch -m simignore train questions.jsonl --model llava-hf/llava-1.5-7b-hf --out runs/llava"
+)
+SCENES = "scenes"
+_run = partial(typer.Option, rich_help_panel="Run")
+_goal = partial(typer.Option, rich_help_panel="What is learnt")
+_data = partial(typer.Option, rich_help_panel="Data")
+
+
+@readable
+def train(
+    data: Annotated[
+        str, typer.Argument(help='"scenes", or a file of images, questions and answers (LLaVA\'s format).')
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the head; a run that was stopped goes on.")],
+    images: Annotated[Path | None, _data(help="Folder that image names begin from; default: the file's.")] = None,
+    count: Annotated[int, _data(min=1, help="Rendered scenes to draw from.")] = 50_000,
+    kinds: Annotated[str | None, _data(help="Kinds of scene questions to learn from, by commas; default: all.")] = None,
+    without: Annotated[str | None, _data(help="Shapes that no scene shows, by commas.")] = None,
+    square: Annotated[bool, _data(help="Pad images to squares, as LLaVA-1.5 was trained.")] = False,
+    rank: Annotated[int, _goal(min=1, help="Of the head's two matrices.")] = 32,
+    adapters: Annotated[
+        int, _goal(min=0, help="Rank of LoRA in projector and decoder; 0: the model stays as it is.")
+    ] = 0,
+    goal: Annotated[
+        list[str] | None,
+        _goal("--goal", metavar="NAME=VALUE", help="A field of simignore.train.Objective (flow=0); repeatable."),
+    ] = None,
+    steps: Annotated[int, _run(min=1, help="Updates.")] = 600,
+    batch: Annotated[int, _run(min=1, help="Examples at once on one device.")] = 28,
+    accumulate: Annotated[int, _run(min=1, help="Batches of one update.")] = 1,
+    rate: Annotated[float, _run(help="Peak learning rate of the head.")] = 2e-3,
+    adapter_rate: Annotated[float, _run(help="Peak learning rate of the adapters.")] = 1e-4,
+    precision: Annotated[str, _run(help="float32, bfloat16 or float16: of mixed precision.")] = "float32",
+    workers: Annotated[int, _run(min=0, help="Processes that make batches ready.")] = 0,
+    save_every: Annotated[int, _run(min=1, help="Steps between checkpoints.")] = 50,
+    seed: Annotated[int, _run(min=0, help="Of the scenes and all random draws.")] = 0,
+    model: ModelName = None,
+    dtype: Dtype = "auto",
+    debug: Debug = False,
+) -> None:
+    """Train a small head beside a model that stays as it is, so that similarity finds what its answers need.
+
+    Writes FOLDER with the head (safetensors and config), the record of the run, and TensorBoard's events; the head is then
+    used by `simignore ask --head FOLDER` and as `LearnedSimignore(keep=0.125, head=FOLDER)`. Needs simignore[train].
+    """
+    goals = read_settings(goal or [], "--goal")
+    _check_installed()
+    from simignore.train import Objective, Records, Scenes, Settings
+    from simignore.train import train as run
+
+    settings = Settings(
+        steps=steps,
+        batch=batch,
+        accumulate=accumulate,
+        rate=rate,
+        rank=rank,
+        adapters=adapters,
+        adapter_rate=adapter_rate,
+        precision=precision,
+        workers=workers,
+        square=square,
+        seed=seed,
+        save_every=save_every,
+        objective=_objective(Objective, goals),
+    )
+    told = {"data": data, "images": images, "count": count, "kinds": kinds, "without": without}
+    if data == SCENES:
+        if images is not None:
+            raise ValueError("scenes are drawn, not read; leave out --images")
+        some: dict[str, list[str]] = {
+            name: [word.strip() for word in words.split(",")]
+            for name, words in (("kinds", kinds), ("without", without))
+            if words
+        }
+    else:
+        if kinds or without:
+            raise ValueError("--kinds and --without choose among rendered scenes; leave them out for a file")
+        examples = Records(Path(data), images)
+        if examples.skipped:
+            typer.echo(f"{examples.skipped} records without an image were left out", err=True)
+    from simignore.cli.models import load
+
+    loaded, processor = load(model, "cpu", dtype)
+    if data == SCENES:
+        from simignore.tiny.model import scale_of
+
+        examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
+    words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+    run(loaded, processor, examples, out, settings, words)
+    typer.echo(f"wrote {out}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
+
+
+def _objective(kind: Any, goals: dict[str, Any]) -> Any:
+    from dataclasses import fields
+
+    known = {field.name for field in fields(kind)}
+    if strange := sorted(set(goals) - known):
+        raise ValueError(f"--goal {strange[0]}: there is no such goal; there are {', '.join(sorted(known))}")
+    made = {
+        name: (value if isinstance(value, tuple) else (value,)) if name in ("keeps", "spans", "layers") else value
+        for name, value in goals.items()
+    }
+    return kind(**made)
+
+
+def _check_installed() -> None:
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("accelerate", "tensorboard") if find_spec(name) is None]:
+        raise ValueError(f"training needs {' and '.join(missing)}: pip install 'simignore[train]'")

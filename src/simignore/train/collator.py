@@ -1,0 +1,121 @@
+"""Examples -> one batch: prompts with their answers through the processor, and where the question and the answer are."""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simignore.evaluate.answering import processed
+from simignore.evaluate.pictures import opened, squared
+from simignore.parts import parts
+from simignore.prompt import Asked, answered, marks, phrase
+from simignore.splice.reading import read
+from simignore.train.data import Example
+from simignore.train.teacher import IGNORED
+
+
+class Collator:
+    """Makes batches for :class:`simignore.train.Student`; padding goes to the left.
+
+    spans: which part of the prompt a head is shown, drawn for each example from its own words. square: pad images to squares,
+    as LLaVA-1.5 was trained. regions: whether to tell which image tokens show what, for the alignment's loss.
+    Raises ValueError for an example whose prompt the processor takes apart otherwise than its tokenizer.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, spans: Sequence[str], square: bool = False, regions: bool = False
+    ) -> None:
+        self.parts, self.processor, self.spans = parts(model), processor, tuple(spans)
+        self.square, self.regions = square, regions
+        self.mark = marks(processor)[0]
+
+    def __call__(self, examples: Sequence[Example]) -> dict[str, Any]:
+        asked = [phrase(self.processor, 1, **example.words, mark=self.mark) for example in examples]
+        told = [answered(self.processor, one, example.answer) for one, example in zip(asked, examples, strict=True)]
+        plain = [opened(example.image) for example in examples]
+        images = [[squared(image) if self.square else image] for image in plain]
+        inputs = {
+            name: value
+            for name, value in processed(self.processor, [text for text, _ in told], images).items()
+            if isinstance(value, Tensor) and name != "labels"
+        }
+        ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
+        labels = torch.full_like(ids, IGNORED)
+        asking, queries = [], []
+        for b, (one, (_, said)) in enumerate(zip(asked, told, strict=True)):
+            labels[b, ids.shape[1] - said :] = ids[b, ids.shape[1] - said :]
+            first = int(mask[b].long().argmax())
+            asking.append(one.places(ids[b, first:], "question") + first)
+            queries.append(one.query(self._span(one)))
+        query, query_valid = padded(queries, 0)
+        batch = {
+            "inputs": inputs,
+            "labels": labels,
+            "query": query,
+            "query_valid": query_valid,
+            "asking": padded(asking, -1)[0],
+        }
+        return batch | (self._shown(examples, inputs, [image.size for image in plain]) if self.regions else {})
+
+    def _span(self, asked: Asked) -> str:
+        """The span for this prompt; what follows from its words alone is the same after a restart."""
+        drawn = random.Random(zlib.crc32(asked.text.encode())).choice(self.spans)
+        return drawn if drawn in asked.ids else "question"
+
+    def _shown(
+        self, examples: Sequence[Example], inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        """The names of the regions [B, W, M], and which image tokens show them [B, N, W]: those whose middle is inside."""
+        found = read(self.parts, inputs)
+        if found is None:
+            return {}
+        names = [list(dict.fromkeys(words for words, _ in example.regions)) for example in examples]
+        most = max(1, max(map(len, names)))
+        tokens = [
+            [torch.tensor(self.processor.tokenizer(name, add_special_tokens=False)["input_ids"]) for name in own]
+            for own in names
+        ]
+        none = torch.zeros(0, dtype=torch.long)
+        flat, valid = padded([one for own in tokens for one in (*own, *[none] * (most - len(own)))], 0)
+        shows = torch.zeros(*found.image.shape, most, dtype=torch.bool)
+        for b, example in enumerate(examples):
+            x, y = _middles(found.patches, b).T
+            if self.square:  # the image lies in the middle of its square
+                width, height = (max(sizes[b]) / side for side in sizes[b])
+                x, y = (x - 0.5) * width + 0.5, (y - 0.5) * height + 0.5
+            for words, (left, top, right, bottom) in example.regions:
+                inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+                shows[b, : len(inside), names[b].index(words)] |= inside
+        shape = (len(examples), most, -1)
+        return {"words": flat.view(shape), "words_valid": valid.view(shape), "shows": shows}
+
+
+def _middles(patches: Any, sample: int) -> Tensor:
+    """[N, 2] the middle of each image token, x and y as fractions of the image; outside of it where that is not known."""
+    found = []
+    for number, row, column in zip(
+        *(x[sample].tolist() for x in (patches.grid, patches.row, patches.column)), strict=True
+    ):
+        grid = patches.grids[sample][number] if number >= 0 else None
+        if grid is None or grid.kind == "tokens":
+            found.append((-1.0, -1.0))
+            continue
+        left, top, right, bottom = grid.box or (0.0, 0.0, 1.0, 1.0)
+        x = left + (right - left) * (column + 0.5) / grid.columns
+        found.append((x, top + (bottom - top) * (row + 0.5) / grid.rows))
+    return torch.tensor(found)
+
+
+def padded(rows: Sequence[Tensor], fill: int) -> tuple[Tensor, Tensor]:
+    """Rows of numbers as one tensor [B, M], padded on the right, and which are real."""
+    lengths = torch.tensor([len(row) for row in rows])
+    most = max(1, int(lengths.max()))
+    out = torch.full((len(rows), most), fill, dtype=torch.long)
+    for row, own in zip(out, rows, strict=True):
+        row[: len(own)] = own
+    return out, torch.arange(most) < lengths[:, None]

@@ -1,0 +1,146 @@
+"""The head beside its model as one module that a trainer can train: a batch in, a loss out."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from simignore.budget import budget
+from simignore.head import Head
+from simignore.layout import Layout
+from simignore.parts import parts
+from simignore.splice.reading import read
+from simignore.train import losses
+from simignore.train.cut import cutting
+from simignore.train.objective import Objective
+from simignore.train.teacher import answer_places, attention_flow, saliency_flow
+
+Given = dict[str, Any]
+
+
+class Student(nn.Module):
+    """A model that stays as it is (but for adapters, if it was given some), and a head that learns.
+
+    layers: of the teacher, unless the objective names its own. adapted: the peft model around ``model``, or None.
+    Its ``forward`` takes what :class:`simignore.train.data.Collator` makes and returns the loss and its parts.
+    """
+
+    def __init__(
+        self, model: nn.Module, head: Head, objective: Objective, layers: Sequence[int] = (), adapted: Any = None
+    ) -> None:
+        super().__init__()
+        if adapted is None:
+            model.requires_grad_(False)
+        self.base, self.head, self.objective, self.adapted = model.eval(), head, objective, adapted
+        self.parts = parts(model)
+        self.layers = tuple(objective.layers or layers)
+        if objective.flow and not self.layers:
+            raise ValueError("no layers to learn flow from: pass those of simignore.train.convergence")
+        self.progress = 0.0
+        self._random = random.Random(0)
+
+    def train(self, mode: bool = True) -> Student:
+        """Only the head is ever in training mode: the model beside it has to answer as it will."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def begin(self, seed: int | str, progress: float) -> None:
+        """Before each batch: what it draws follows from ``seed`` alone. progress: the share of all steps done, in [0, 1)."""
+        self._random, self.progress = random.Random(seed), progress
+
+    def forward(
+        self,
+        inputs: Given,
+        labels: Tensor,
+        query: Tensor,
+        query_valid: Tensor,
+        asking: Tensor,
+        words: Tensor | None = None,
+        words_valid: Tensor | None = None,
+        shows: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of a batch.
+
+        inputs: what the processor returned for prompts with their answers. labels: [B, T], -100 but for the answers. query:
+        [B, M] token ids of the text that the head is shown; query_valid [B, M]. asking: [B, Q] places of the question's tokens,
+        -1 padding. words: [B, W, M'] token ids of what regions show, words_valid the same; shows: [B, N, W].
+        """
+        found = read(self.parts, inputs)
+        if found is None or not all(found.counts):
+            raise ValueError("a sample of this batch holds no image; every sample needs one")
+        o = self.objective
+        text = self.parts.embed(query).detach()
+        counting, seen, flow = self.progress >= o.answer_from, None, None
+        parts_: dict[str, Tensor] = {}
+        aligned = bool(o.alignment) and words is not None
+        if o.flow or aligned:
+            flow, seen = self._teacher(found, inputs, asking, labels)
+            valid = (found.image >= 0).to(seen.device)
+            score = self.head.ranked(seen, text, query_valid)
+            if o.flow:
+                parts_["flow"] = losses.flow_distillation(score, flow, valid, o.temperature)
+            if aligned and words is not None and words_valid is not None and shows is not None:
+                pairs = self._named(seen, words, words_valid)
+                parts_["alignment"] = losses.alignment(pairs, shows, words_valid.any(-1), o.temperature)
+        if counting and (o.answer or o.budget):
+            parts_ |= self._under_cut(found, inputs, labels, text, query_valid)
+        weights = {"flow": o.flow, "answer": o.answer or 1.0, "alignment": o.alignment, "budget": o.budget}
+        if not parts_:  # nothing but what comes later
+            return {"loss": sum(p.sum() for p in self.head.parameters()) * 0.0}  # type: ignore[dict-item]
+        loss = sum(weights[name] * part for name, part in parts_.items() if name in weights)
+        return {"loss": loss, **{name: part.detach() for name, part in parts_.items()}}  # type: ignore[dict-item]
+
+    def _teacher(self, found: Layout, inputs: Given, asking: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Flow [B, N] and image tokens [B, N, D] of the untouched model."""
+        o, into = self.objective, asking if self.objective.into == "question" else answer_places(labels)
+        with self._untouched():
+            if o.measure == "saliency" and o.flow:
+                return saliency_flow(self.parts, found, inputs, into, self.layers, labels)
+            return attention_flow(self.parts, found, inputs, into, self.layers or (0,))
+
+    def _untouched(self) -> AbstractContextManager[Any]:
+        return nullcontext() if self.adapted is None else self.adapted.disable_adapter()
+
+    def _under_cut(
+        self, found: Layout, inputs: Given, labels: Tensor, text: Tensor, query_valid: Tensor
+    ) -> dict[str, Tensor]:
+        """The answer's loss on the shortened sequence: as many tokens as a budget says, or as the threshold lets in."""
+        o, told = self.objective, {}
+        by_threshold = bool(o.budget) and (not o.answer or self._random.random() < 0.5)
+        keep = self._random.choice(o.keeps)
+        drawn = torch.Generator().manual_seed(self._random.getrandbits(48))
+
+        def choose(visual: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+            uniform = torch.rand(valid.shape, generator=drawn).to(valid.device)
+            if by_threshold:
+                score = self.head(visual.detach(), text, query_valid)
+                kept, gates, share = losses.above(score, valid, o.noise, o.slope, uniform)
+                told["budget"], told["kept"] = losses.over_budget(share, o.share), share.mean()
+                return kept, gates
+            score = self.head.ranked(visual.detach(), text, query_valid)
+            counts = torch.tensor([budget(keep, n) for n in found.counts], device=valid.device)
+            return losses.top(score, valid, counts, o.noise, o.slope, uniform)
+
+        with torch.enable_grad(), cutting(self.parts, found, choose):
+            told["answer"] = self.base(**inputs, labels=labels, use_cache=False).loss
+        return told
+
+    def _named(self, visual: Tensor, words: Tensor, words_valid: Tensor) -> Tensor:
+        """[B, N, W] scores of image tokens by each of some words or names of several tokens."""
+        b, w, _ = words.shape
+        text = self.parts.embed(words.flatten(0, 1)).detach()  # [B*W, M', D]
+        valid = words_valid.flatten(0, 1).clone()
+        valid[:, 0] |= ~valid.any(-1)  # padding needs one token
+        each = self.head.ranked(visual.repeat_interleave(w, 0), text, valid)  # [B*W, N]
+        return each.view(b, w, -1).transpose(1, 2)
+
+
+def trained(student: Student) -> Mapping[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: p for name, p in student.named_parameters() if p.requires_grad}

@@ -1,0 +1,283 @@
+"""The training run: Hugging Face's Trainer around a student, a folder that a killed run goes on from, and what it was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+
+from simignore import tiny
+from simignore.flow.measure import measure
+from simignore.head import WEIGHTS, Head
+from simignore.parts import parts
+from simignore.prompt import build
+from simignore.surroundings import surroundings
+from simignore.train.adapters import ADAPTER, adapt
+from simignore.train.collator import Collator
+from simignore.train.data import Example
+from simignore.train.objective import Objective
+from simignore.train.student import Student
+
+logger = logging.getLogger(__name__)
+RECORD = "training.json"
+TRIALS = 8  # examples by which the convergence layers are found
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast a head trains; together with the objective and the data all that a run follows from.
+
+    steps: updates. batch: examples of one device at once. accumulate: batches of one update. rate: the peak learning rate, a
+    cosine after ``warmup`` steps. rank: of the head. adapters: rank of LoRA in decoder and projector, 0 for none;
+    adapter_rate: their learning rate. precision: "float32", "bfloat16" or "float16" (mixed). workers: processes that make
+    batches ready. square: pad images to squares. save_every: steps between checkpoints, of which the last two are kept.
+    """
+
+    steps: int = 600
+    batch: int = 28
+    accumulate: int = 1
+    rate: float = 2e-3
+    warmup: int = 20
+    rank: int = 32
+    adapters: int = 0
+    adapter_rate: float = 1e-4
+    precision: str = "float32"
+    workers: int = 0
+    square: bool = False
+    seed: int = 0
+    save_every: int = 50
+    objective: Objective = field(default_factory=Objective)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "rank", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.rate <= 0 or self.adapter_rate <= 0 or self.adapters < 0 or self.warmup < 0:
+            raise ValueError(f"{self}: rates must be above 0, ranks and steps not negative")
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"precision={self.precision!r} is none of float32, bfloat16, float16")
+
+
+def train(
+    model: nn.Module, processor: Any, examples: Dataset[Example], folder: Path, settings: Settings, data: str = ""
+) -> Head:
+    """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was.
+
+    data: what the examples are, in words, for the record. The folder then holds the head (safetensors and config), the record
+    ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder ``adapter``.
+    Raises ValueError for a folder that holds a run with other settings, UnsupportedModelError for a model that cannot be cut.
+    """
+    p, o = parts(model), settings.objective
+    record = _remembered(folder, settings, data, model)
+    layers = o.layers or (tuple(record["layers"]) if record.get("layers") else ())
+    if o.flow and not layers:
+        layers = convergence(model, processor, examples)
+    record["layers"] = list(layers)
+    adapted_model = adapt(model, settings.adapters) if settings.adapters else None
+    head = Head(p.embed.embedding_dim, settings.rank, _name(model), settings.seed)
+    student = Student(model, head, o, layers, adapted_model)
+    record["parameters"] = {
+        "head": sum(x.numel() for x in head.parameters()),
+        "adapters": sum(x.numel() for name, x in student.named_parameters() if "lora_" in name),
+        "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
+    }
+    trainer = HeadTrainer(
+        student,
+        arguments(folder, settings),
+        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment)),
+        train_dataset=examples,
+        adapter_rate=settings.adapter_rate,
+    )
+    main = trainer.args.should_save
+    if main:
+        _write(folder / RECORD, record)
+    trainer.train(resume_from_checkpoint=last_whole(folder))
+    record["seconds"] = round(record.get("seconds", 0.0) + trainer.state.log_history[-1].get("train_runtime", 0.0), 1)
+    record["losses"] = _last_losses(trainer.state.log_history)
+    if main:
+        trainer.write(folder)
+        _write(folder / RECORD, record | {"finished": True})
+    return head
+
+
+def arguments(folder: Path, settings: Settings) -> TrainingArguments:
+    """The trainer's settings."""
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "runs"))
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        weight_decay=0.0,
+        adam_beta2=0.98,
+        bf16=settings.precision == "bfloat16",
+        fp16=settings.precision == "float16",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        logging_steps=10,
+        report_to=["tensorboard"] if _has_tensorboard() else [],
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=True,
+        disable_tqdm=True,
+        label_names=["labels"],
+    )
+
+
+class HeadTrainer(Trainer):  # type: ignore[misc]
+    """Hugging Face's Trainer for a :class:`Student`: saves only what learns, and logs the parts of the loss."""
+
+    def __init__(self, student: Student, args: TrainingArguments, adapter_rate: float = 1e-4, **rest: Any) -> None:
+        super().__init__(student, args, **rest)
+        self.student, self.adapter_rate = student, adapter_rate
+        self.model_accepts_loss_kwargs = False
+        self._told: dict[str, list[float]] = {}
+        self._micro = (-1, 0)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        step = self.state.global_step
+        self._micro = (step, self._micro[1] + 1 if self._micro[0] == step else 0)
+        seed = f"{self.args.seed}/{step}/{self._micro[1]}/{self.args.process_index}"
+        self.student.begin(seed, step / max(1, self.state.max_steps))
+        told = model(**inputs)
+        for name, part in told.items():
+            if name != "loss":
+                self._told.setdefault(name, []).append(float(part))
+        return (told["loss"], told) if return_outputs else told["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        parts_ = {name: round(sum(values) / len(values), 5) for name, values in self._told.items() if values}
+        if "loss" in logs:
+            logs = {**logs, **parts_}
+            self._told.clear()
+        super().log(logs, start_time)
+
+    def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
+        if self.optimizer is None:  # type: ignore[has-type]
+            own = list(self.student.head.parameters())
+            others = [p for p in self.student.base.parameters() if p.requires_grad]
+            groups: list[dict[str, Any]] = [{"params": own, "lr": self.args.learning_rate}]
+            if others:
+                groups.append({"params": others, "lr": self.adapter_rate})
+            self.optimizer = torch.optim.AdamW(groups, betas=(0.9, self.args.adam_beta2), weight_decay=0.0)
+        return self.optimizer
+
+    def write(self, folder: Path) -> None:
+        """The head, and adapters if there are some."""
+        self.student.head.save_pretrained(folder)
+        if self.student.adapted is not None:
+            self.student.adapted.save_pretrained(folder / ADAPTER)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        self.write(Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        self.student.head.load_state_dict(load_file(folder / WEIGHTS))
+        if self.student.adapted is not None:
+            from peft import set_peft_model_state_dict
+
+            state = load_file(folder / ADAPTER / "adapter_model.safetensors")
+            set_peft_model_state_dict(self.student.adapted, state)
+
+
+def convergence(model: nn.Module, processor: Any, examples: Any) -> tuple[int, ...]:
+    """The decoder layers in which flow into the answer converges, as :mod:`simignore.flow` finds them in the first examples:
+    from the median of their first layers to that of their last."""
+    from simignore.evaluate.pictures import opened
+
+    found = []
+    for number in range(min(TRIALS, len(examples))):
+        example = examples[number]
+        prompt = build(processor, opened(example.image), **example.words)
+        told = measure(model, prompt, processor, max_new_tokens=8).curves["attention"].convergence
+        if told.layer >= 0:
+            found.append((told.first, told.last))
+    if not found:
+        raise ValueError("nothing flows from the image into the answer of the first examples; name layers=(...)")
+    first, last = (sorted(ends)[len(ends) // 2] for ends in zip(*found, strict=True))
+    there = [number for number, attention in enumerate(parts(model).attentions) if attention is not None]
+    return tuple(number for number in there if first <= number <= last)
+
+
+def last_whole(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end."""
+    numbers = sorted(int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*") if path.is_dir())
+    for number in reversed(numbers):
+        try:
+            json.loads(
+                (folder / f"checkpoint-{number}" / "trainer_state.json").read_text()
+            )  # the last file that is written
+            return str(folder / f"checkpoint-{number}")
+        except (OSError, json.JSONDecodeError):
+            continue
+    return None
+
+
+def _remembered(folder: Path, settings: Settings, data: str, model: nn.Module) -> dict[str, Any]:
+    """The record of the run in this folder, begun or new."""
+    told: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / RECORD
+    new = {"base": _name(model), "data": data, "settings": told}
+    if not file.exists():
+        return new | surroundings(model)
+    record: dict[str, Any] = json.loads(file.read_text())
+    for name, value in new.items():
+        if record.get(name) != value:
+            changed = (
+                [key for key in told if record["settings"].get(key) != told[key]] if name == "settings" else [name]
+            )
+            raise ValueError(
+                f"{folder} holds a run with another {', '.join(changed)}; go on with the same, or name another --out"
+            )
+    return record
+
+
+def _name(model: nn.Module) -> str:
+    """The model in words: its name on the hub, or its folder's; the bundled one by what its weights are."""
+    config: Any = model.config
+    name = str(getattr(config, "_name_or_path", "") or config.model_type)
+    if Path(name) == tiny.folder():
+        return f"simignore's bundled model, weights {tiny.fingerprint()}"
+    return Path(name).name if Path(name).exists() else name
+
+
+def _write(file: Path, told: Mapping[str, Any]) -> None:
+    """Written beside and renamed, so that a kill leaves the old one."""
+    beside = file.with_suffix(".part")
+    beside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+    beside.replace(file)
+
+
+def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    lines = [line for line in history if "loss" in line][-5:]
+    names = {name for line in lines for name in line} - {"epoch", "step", "learning_rate", "grad_norm"}
+    return {
+        name: round(sum(line[name] for line in lines if name in line) / sum(name in line for line in lines), 5)
+        for name in sorted(names)
+    }
+
+
+def _has_tensorboard() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("tensorboard") is not None
