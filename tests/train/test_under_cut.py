@@ -105,9 +105,9 @@ def test_the_gradient_of_gates_is_what_the_loss_changes_by_when_a_token_becomes_
 
     assert loss.item() == pytest.approx(moved(0, 1, 0.0), rel=1e-6)  # transformers' loss is in float32
     for sample, number in ((0, 1), (0, 7), (1, 4)):
-        change = (moved(sample, number, -1e-4) - moved(sample, number, 1e-4)) / 2e-4  # open minus closed
-        assert slope[sample, number].item() == pytest.approx(change, rel=1e-4, abs=1e-9)
-        assert abs(change) > 1e-7
+        change = (moved(sample, number, -0.01) - moved(sample, number, 0.01)) / 0.02  # open minus closed
+        assert slope[sample, number].item() == pytest.approx(change, rel=5e-3)
+        assert abs(change) > 1e-4
 
 
 def test_the_models_parameters_get_no_gradient():
