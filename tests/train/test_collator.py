@@ -31,7 +31,9 @@ def blank(width: int = 32, height: int = 32) -> Image.Image:
 
 OTHERS = [
     Example(blank, "What colour is the star?", "red"),
-    Example(blank, "Which shape is left of the blue circle in this picture?", "square", ("star", "square"), None, "text"),
+    Example(
+        blank, "Which shape is left of the blue circle in this picture?", "square", ("star", "square"), None, "text"
+    ),
     Example(blank, "Where is the cat?", "B", ("left", "right"), "a dog and a cat", "letter"),
 ]
 

@@ -37,10 +37,7 @@ def test_flow_distillation_is_the_divergence_of_each_sample_alone(temperature):
     counts, valid = (7, 4, 5, 2), mask(7, 4, 5, 2)
     score, flow = random(4, 7), random(4, 7).clamp(min=0)  # zeros among the flow
     flow[:, 0] += 0.1
-    alone = [
-        divergence(score[b, :n].tolist(), flow[b, :n].tolist(), temperature)
-        for b, n in enumerate(counts)
-    ]
+    alone = [divergence(score[b, :n].tolist(), flow[b, :n].tolist(), temperature) for b, n in enumerate(counts)]
     found = losses.flow_distillation(score, flow, valid, temperature)
     assert float(found) == pytest.approx(sum(alone) / 4, rel=1e-5)
     assert all(one > 0 for one in alone)
@@ -68,7 +65,7 @@ def test_a_sample_that_says_nothing_is_left_out(silent):
 def test_nothing_is_lost_where_no_sample_says_anything():
     score = random(2, 7).requires_grad_()
     found = losses.flow_distillation(score, torch.zeros(2, 7), mask(7, 3), 0.3)
-    assert float(found) == 0
+    assert found.item() == 0
     assert not bool(torch.autograd.grad(found, score)[0].any())
 
 
@@ -95,7 +92,7 @@ def test_alignment_is_infonce_of_each_token_that_tells_words_apart():
 def test_alignment_without_a_token_to_learn_from_is_zero_and_has_a_gradient():
     pairs = random(1, 3, 2).requires_grad_()
     found = losses.alignment(pairs, torch.ones(1, 3, 2, dtype=torch.bool), mask(2, width=2), 0.5)
-    assert float(found) == 0 and not bool(torch.autograd.grad(found, pairs)[0].any())
+    assert found.item() == 0 and not bool(torch.autograd.grad(found, pairs)[0].any())
 
 
 def test_the_gradient_of_alignment_is_finite_with_padded_words():
@@ -147,9 +144,7 @@ def soft(score: torch.Tensor, count: int, slope: float) -> torch.Tensor:
 def test_the_gradient_of_gates_is_that_of_the_soft_step(count):
     score, weights = random(6).requires_grad_(), random(6)
     padding = torch.tensor([9.0], dtype=torch.float64)
-    _, gates = losses.top(
-        torch.cat([score, padding])[None], mask(6), torch.tensor([count]), 0.0, 0.3, torch.rand(1, 7)
-    )
+    _, gates = losses.top(torch.cat([score, padding])[None], mask(6), torch.tensor([count]), 0.0, 0.3, torch.rand(1, 7))
     (slope,) = torch.autograd.grad((gates[0, :6] * weights).sum(), score)
     fixed = score.detach()
     between = fixed.sort(descending=True).values

@@ -149,7 +149,9 @@ def test_the_threshold_is_held_to_its_share_and_gets_a_gradient():
 def test_of_threshold_and_budgets_both_are_learnt():
     one = student(goal(budget=1.0, answer_from=0.0))
     kinds = [frozenset(told(one, seed=n)) for n in range(12)]
-    assert {frozenset({"loss", "flow", "answer"}), frozenset({"loss", "flow", "answer", "budget", "kept"})} == set(kinds)
+    assert {frozenset({"loss", "flow", "answer"}), frozenset({"loss", "flow", "answer", "budget", "kept"})} == set(
+        kinds
+    )
 
 
 def test_without_a_weight_for_the_budget_the_threshold_is_left_alone():

@@ -73,7 +73,9 @@ def test_records_without_an_image_are_counted(folder):
 def test_images_lie_in_the_folder_that_is_named(folder):
     file = written(folder, PLAIN | {"image": "c.png"})
     assert Records(file, folder / "pictures")[0].image == folder / "pictures" / "c.png"
-    with pytest.raises(OSError, match=r"1 images of .*told.jsonl are missing: .*c.png; name their folder with --images"):
+    with pytest.raises(
+        OSError, match=r"1 images of .*told.jsonl are missing: .*c.png; name their folder with --images"
+    ):
         Records(file)
 
 
@@ -99,7 +101,10 @@ HUMAN, GPT = {"from": "human", "value": "What is it?"}, {"from": "gpt", "value":
 WRONG = {
     "a text": ("bus", "record 2 is str; a record is an object with image, question and answer"),
     "two images": (PLAIN | {"image": ["a.png", "b.png"]}, "record 2: image=.* must be one file name"),
-    "no answer": ({"image": "a.png", "question": "What?"}, "record 2 has question='What.' and answer=None; both must be"),
+    "no answer": (
+        {"image": "a.png", "question": "What?"},
+        "record 2 has question='What.' and answer=None; both must be",
+    ),
     "blank question": (PLAIN | {"question": "  "}, "record 2 has question='  ' and answer='Red'; both must be texts"),
     "a number": (PLAIN | {"answer": 3}, "record 2 has .* and answer=3; both must be texts"),
     "options as text": (PLAIN | {"options": "Red, Blue"}, "record 2: options='Red, Blue' must be a list of texts"),

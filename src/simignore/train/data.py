@@ -53,7 +53,7 @@ class Scenes(Dataset[Example]):
     """Rendered scenes of the training split, none of which the bundled model was trained on, all kinds of questions in turn.
 
     count: of examples. seed: 0 to 17; each has its own scenes. kinds: of questions. without: shapes that no scene shows, to
-    see afterwards whether a head serves shapes that it never saw. Two of three questions want the option's text, one its letter.
+    see afterwards whether a head serves shapes it never saw. Two of three questions want the option's text, one its letter.
     Raises ValueError for unknown kinds and shapes.
     """
 
@@ -209,7 +209,9 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _regions(where: str, told: Any) -> tuple[Region, ...]:
     found = []
     if not isinstance(told, list | tuple):
-        raise ValueError(f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}")
+        raise ValueError(
+            f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}"
+        )
     for region in told:
         try:
             left, top, right, bottom = (float(end) for end in region["box"])
