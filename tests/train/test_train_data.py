@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from simignore.tiny.questions import KINDS
-from simignore.tiny.scenes import SHAPES
+from simignore.tiny.scenes import SHAPES, SPLITS
 from simignore.train import Example, Records, Scenes
+from simignore.train.data import APART, FIRST
+
+TRAINING = SPLITS["train"]
 
 
 @pytest.fixture
@@ -170,6 +173,9 @@ def test_seeds_have_scenes_of_their_own():
 
     assert len(shown(0)) == 60
     assert not shown(0) & shown(1)
+    for seed in (0, 3, 17):
+        numbers = {example.image.args[0].seed for example in Scenes(60, seed=seed)}
+        assert min(numbers) >= FIRST + seed * APART and max(numbers) < min(FIRST + (seed + 1) * APART, TRAINING.stop)
 
 
 def test_all_kinds_come_in_turn_and_named_ones_alone():
