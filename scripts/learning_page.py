@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from claims_page import points
-from sections import LEARNED, MADE_BY, StaleError, footnote, markdown, read_result, same_weights, spoken
 
+from sections import LEARNED, MADE_BY, StaleError, footnote, markdown, read_result, same_weights, spoken
 from simignore.head import BUNDLED
 
 SHOWN = ("all image tokens", "LearnedSimignore", "Simignore2", "Simignore", "Simignore, options too")

@@ -91,7 +91,6 @@ __all__ = [
     "locate",
     "preset",
     "tiny",
-    "train",
 ]
 
 
