@@ -24,7 +24,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from simignore import evaluate, figures, flow, tiny, train
+    from simignore import evaluate, figures, flow, tiny
+    from simignore import train as train
     from simignore.answer import ask
     from simignore.budget import AtLeast as AtLeast
     from simignore.budget import Mass as Mass
