@@ -41,7 +41,7 @@ def dot(a, b):
 
 def by_loop(head, visual, text):
     """One sample's scores by the formula of the docstring."""
-    A, B, b = head.image.tolist(), head.text.tolist(), head.bias.tolist()  # noqa: N806
+    A, B, b = head.image.tolist(), head.text.tolist(), head.bias.tolist()
     k, scores = math.exp(head.sharpness.item()), []
     words = [unit(word) for word in text.tolist()]
     threshold = head.threshold.item() + sum(dot(head.demand.tolist(), t) for t in words) / len(words)
@@ -166,7 +166,10 @@ def config(**changes):
 READ = "cannot be read as a head", "train it anew, or name another"
 BROKEN = {
     "no config": (lambda folder: (folder / CONFIG).unlink(), ("holds no config.json;", "simignore train --out")),
-    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), ("holds no model.safetensors;", "simignore train --out")),
+    "no weights": (
+        lambda folder: (folder / WEIGHTS).unlink(),
+        ("holds no model.safetensors;", "simignore train --out"),
+    ),
     "truncated": (truncated, READ),
     "empty weights": (lambda folder: (folder / WEIGHTS).write_bytes(b""), READ),
     "another rank": (config(rank=5), ("size mismatch", *READ)),
@@ -191,7 +194,9 @@ def test_a_folder_that_is_no_head_is_told_with_reason_and_remedy(name, tmp_path)
 
 
 def test_a_folder_that_is_nowhere_and_a_file_are_told(tmp_path):
-    with pytest.raises(ValueError, match=r"absent' is no folder here; name one that `simignore train --out FOLDER` wrote"):
+    with pytest.raises(
+        ValueError, match=r"absent' is no folder here; name one that `simignore train --out FOLDER` wrote"
+    ):
         load_head(tmp_path / "absent")
     with pytest.raises(ValueError, match="'absent' is no folder here"):
         load_head("absent")

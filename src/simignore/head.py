@@ -16,7 +16,15 @@ from torch.nn.functional import normalize
 
 BUNDLED = Path(__file__).parent / "heads" / "tiny"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-UNREADABLE = (SafetensorError, OSError, RuntimeError, TypeError, ValueError, KeyError, AttributeError)  # what is no head raises
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+)  # what is no head raises
 
 
 class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vision-language", "token-pruning"]):
