@@ -65,7 +65,7 @@ class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vis
         if visual.shape[-1] != self.width:
             raise ValueError(
                 f"this head was trained beside {self.base or 'a model'} with embeddings of width {self.width}, and "
-                f"those here have {visual.shape[-1]}; train one for it with `simignore train --model ...` and name its folder as head="
+                f"those here have {visual.shape[-1]}; train one with `simignore train --model ...` and name its folder as head="
             )
         with torch.autocast(visual.device.type, enabled=False):
             return self.ranked(visual, text, text_valid) - self.demanded(text, text_valid)[:, None]

@@ -94,7 +94,7 @@ def train(
     trainer = HeadTrainer(
         student,
         arguments(folder, settings),
-        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment)),
+        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed)),
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
     )
