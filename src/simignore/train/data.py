@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch.utils.data import Dataset
 
@@ -167,7 +167,11 @@ class Records(Dataset[Example]):
             options, context = told.get("options", ()), told.get("context")
             if not isinstance(options, list | tuple) or not all(isinstance(option, str) for option in options):
                 raise ValueError(f"{where}: options={options!r} must be a list of texts")
-            yield Example(image, question, answer, tuple(options), context, told.get("answer_as"), regions)
+            if context is not None and not isinstance(context, str):
+                raise ValueError(f"{where}: context={context!r} must be a text; leave it out where there is none")
+            if (how := told.get("answer_as")) not in (None, *get_args(AnswerAs)):
+                raise ValueError(f"{where}: answer_as={how!r} is none of {', '.join(get_args(AnswerAs))}")
+            yield Example(image, question, answer, tuple(options), context, how, regions)
 
 
 def _records(file: Path) -> Iterator[tuple[int, Any]]:
@@ -213,6 +217,8 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _regions(where: str, told: Any) -> tuple[Region, ...]:
     found = []
+    if not isinstance(told, list | tuple):
+        raise ValueError(f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}")
     for region in told:
         try:
             left, top, right, bottom = (float(end) for end in region["box"])

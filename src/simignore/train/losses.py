@@ -92,7 +92,7 @@ def above(score: Tensor, valid: Tensor, noise: float, slope: float, drawn: Tenso
 def straight_through(kept: Tensor, logit: Tensor) -> Tensor:
     """[B, N] 1 for kept tokens and 0 for others; to the gradient it is sigmoid(logit)."""
     soft = logsigmoid(logit).exp()
-    return kept.to(soft.dtype) + soft - soft.detach()
+    return kept.to(soft.dtype) + (soft - soft.detach())  # in this order no rounding is left
 
 
 def gated(visual: Tensor, gates: Tensor, valid: Tensor) -> Tensor:

@@ -76,6 +76,8 @@ def saliency_flow(
 
     labels: [B, T] with the answer's ids in their places and -100 elsewhere.
     """
+    for layer in layers:
+        _attention(parts, layer)
     tape = record(parts, inputs)
     end = tape.entered(len(parts.layers))
     predicts = labels[:, 1:] != IGNORED  # [B, T-1] places whose next token is the answer's

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
+from transformers.integrations import TensorBoardCallback
 
 from simignore import tiny
 from simignore.flow.measure import measure
@@ -97,6 +98,7 @@ def train(
         data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed)),
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
+        callbacks=_boards(folder),
     )
     main = trainer.args.should_save
     if main:
@@ -112,7 +114,6 @@ def train(
 
 def arguments(folder: Path, settings: Settings) -> TrainingArguments:
     """The trainer's settings."""
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "runs"))
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -132,7 +133,7 @@ def arguments(folder: Path, settings: Settings) -> TrainingArguments:
         save_steps=settings.save_every,
         save_total_limit=2,
         logging_steps=10,
-        report_to=["tensorboard"] if _has_tensorboard() else [],
+        report_to=[],  # TensorBoard's callback is our own, see `_boards`
         remove_unused_columns=False,
         ddp_find_unused_parameters=True,
         disable_tqdm=True,
@@ -277,7 +278,10 @@ def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _has_tensorboard() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("tensorboard") is not None
+def _boards(folder: Path) -> list[TensorBoardCallback]:
+    """TensorBoard's events in ``runs/`` of this very run; an environment variable of the process would hold for the next too."""
+    if find_spec("tensorboard") is None:
+        return []
+    board = TensorBoardCallback()
+    board.logging_dir = board.logging_dir or str(folder / "runs")
+    return [board]
