@@ -37,10 +37,7 @@ def test_flow_distillation_is_the_divergence_of_each_sample_alone(temperature):
     counts, valid = (7, 4, 5, 2), mask(7, 4, 5, 2)
     score, flow = random(4, 7), random(4, 7).clamp(min=0)  # zeros among the flow
     flow[:, 0] += 0.1
-    alone = [
-        divergence(score[b, :n].tolist(), flow[b, :n].tolist(), temperature)
-        for b, n in enumerate(counts)
-    ]
+    alone = [divergence(score[b, :n].tolist(), flow[b, :n].tolist(), temperature) for b, n in enumerate(counts)]
     found = losses.flow_distillation(score, flow, valid, temperature)
     assert float(found) == pytest.approx(sum(alone) / 4, rel=1e-5)
     assert all(one > 0 for one in alone)
@@ -147,9 +144,7 @@ def soft(score: torch.Tensor, count: int, slope: float) -> torch.Tensor:
 def test_the_gradient_of_gates_is_that_of_the_soft_step(count):
     score, weights = random(6).requires_grad_(), random(6)
     padding = torch.tensor([9.0], dtype=torch.float64)
-    _, gates = losses.top(
-        torch.cat([score, padding])[None], mask(6), torch.tensor([count]), 0.0, 0.3, torch.rand(1, 7)
-    )
+    _, gates = losses.top(torch.cat([score, padding])[None], mask(6), torch.tensor([count]), 0.0, 0.3, torch.rand(1, 7))
     (slope,) = torch.autograd.grad((gates[0, :6] * weights).sum(), score)
     fixed = score.detach()
     between = fixed.sort(descending=True).values

@@ -11,7 +11,7 @@ from zoo import picture
 import models
 from processors import processor
 from simignore.head import Head
-from simignore.train import Example, Objective, Student
+from simignore.train import Example, Objective, Region, Student
 from simignore.train.collator import Collator
 from simignore.train.student import trained
 
@@ -30,7 +30,7 @@ def examples() -> list[Example]:
             lambda n=n: picture(32, 32, n),
             question,
             ("red", "left")[n],
-            regions=(("red star", (0.0, 0.0, 0.5, 0.5)), ("cat", (0.5, 0.0, 1.0, 1.0))),
+            regions=(Region("red star", (0.0, 0.0, 0.5, 0.5)), Region("cat", (0.5, 0.0, 1.0, 1.0))),
         )
         for n, question in enumerate(QUESTIONS)
     ]
@@ -149,7 +149,9 @@ def test_the_threshold_is_held_to_its_share_and_gets_a_gradient():
 def test_of_threshold_and_budgets_both_are_learnt():
     one = student(goal(budget=1.0, answer_from=0.0))
     kinds = [frozenset(told(one, seed=n)) for n in range(12)]
-    assert {frozenset({"loss", "flow", "answer"}), frozenset({"loss", "flow", "answer", "budget", "kept"})} == set(kinds)
+    assert {frozenset({"loss", "flow", "answer"}), frozenset({"loss", "flow", "answer", "budget", "kept"})} == set(
+        kinds
+    )
 
 
 def test_without_a_weight_for_the_budget_the_threshold_is_left_alone():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from simignore.tiny.questions import KINDS
 from simignore.tiny.scenes import SHAPES
-from simignore.train import Example, Records, Scenes
+from simignore.train import Example, Records, Region, Scenes
 
 
 @pytest.fixture
@@ -73,7 +73,9 @@ def test_records_without_an_image_are_counted(folder):
 def test_images_lie_in_the_folder_that_is_named(folder):
     file = written(folder, PLAIN | {"image": "c.png"})
     assert Records(file, folder / "pictures")[0].image == folder / "pictures" / "c.png"
-    with pytest.raises(OSError, match=r"1 images of .*told.jsonl are missing: .*c.png; name their folder with --images"):
+    with pytest.raises(
+        OSError, match=r"1 images of .*told.jsonl are missing: .*c.png; name their folder with --images"
+    ):
         Records(file)
 
 
@@ -88,7 +90,7 @@ def test_regions_stand_in_records_of_both_kinds(folder):
     read = Records(
         written(folder, PLAIN | {"regions": regions}, {"image": "b.png", "conversations": turns, "regions": regions})
     )
-    assert [one.regions for one in read] == [(("a red bus", (0.1, 0.2, 0.5, 1.0)),)] * 2
+    assert [one.regions for one in read] == [(Region("a red bus", (0.1, 0.2, 0.5, 1.0)),)] * 2
 
 
 def talk(*turns: object) -> dict:
@@ -99,7 +101,10 @@ HUMAN, GPT = {"from": "human", "value": "What is it?"}, {"from": "gpt", "value":
 WRONG = {
     "a text": ("bus", "record 2 is str; a record is an object with image, question and answer"),
     "two images": (PLAIN | {"image": ["a.png", "b.png"]}, "record 2: image=.* must be one file name"),
-    "no answer": ({"image": "a.png", "question": "What?"}, "record 2 has question='What.' and answer=None; both must be"),
+    "no answer": (
+        {"image": "a.png", "question": "What?"},
+        "record 2 has question='What.' and answer=None; both must be",
+    ),
     "blank question": (PLAIN | {"question": "  "}, "record 2 has question='  ' and answer='Red'; both must be texts"),
     "a number": (PLAIN | {"answer": 3}, "record 2 has .* and answer=3; both must be texts"),
     "options as text": (PLAIN | {"options": "Red, Blue"}, "record 2: options='Red, Blue' must be a list of texts"),

@@ -128,7 +128,11 @@ def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [(("--seed", 1), "another seed"), (("--rate", 0.1, "--rank", 2), "another rate, rank"), (("--count", 9), "another data")],
+    [
+        (("--seed", 1), "another seed"),
+        (("--rate", 0.1, "--rank", 2), "another rate, rank"),
+        (("--count", 9), "another data"),
+    ],
 )
 def test_another_run_in_the_same_folder_is_refused(short, changed, named):
     before = {file: file.stat().st_mtime_ns for file in short.rglob("*")}

@@ -218,7 +218,9 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _regions(where: str, told: Any) -> tuple[Region, ...]:
     found = []
     if not isinstance(told, list | tuple):
-        raise ValueError(f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}")
+        raise ValueError(
+            f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}"
+        )
     for region in told:
         try:
             left, top, right, bottom = (float(end) for end in region["box"])
