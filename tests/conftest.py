@@ -1,4 +1,4 @@
-"""Shared by all tests: this folder (``import models``) and the checkout (``benchmarks``) can be imported; torch has one thread."""
+"""Shared by tests: this folder (``import models``) and the checkout (``benchmarks``) can be imported; torch has one thread."""
 
 import sys
 from pathlib import Path

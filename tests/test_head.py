@@ -139,10 +139,9 @@ def test_a_folder_is_read_once_and_again_when_it_changed(tmp_path):
 
 
 def test_another_width_is_refused_with_both_and_the_remedy():
-    visual, text, valid = drawn()
     wide = torch.randn(2, 7, 9)
     with pytest.raises(ValueError, match=r"beside a toy with embeddings of width 6, and those here have 9; train one"):
-        made()(wide, torch.randn(2, 4, 9), valid)
+        made()(wide, torch.randn(2, 4, 9), drawn()[2])
 
 
 @pytest.mark.parametrize("wrong", [{"width": 0}, {"width": 4, "rank": 0}])

@@ -58,7 +58,8 @@ class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vis
         self.demand = nn.Parameter(torch.zeros(width))  # w [D]
 
     def forward(self, visual: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
-        """[B, N] scores of image tokens [B, N, D] by text tokens [B, M, D], of which ``text_valid`` [B, M] are real; float32 or better.
+        """[B, N] scores of image tokens [B, N, D] by text tokens [B, M, D], of which ``text_valid`` [B, M] are real, in
+        float32 or better.
 
         Raises ValueError for embeddings of another width.
         """

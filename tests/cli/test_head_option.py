@@ -43,7 +43,7 @@ def test_a_head_beside_a_method_without_one_is_refused(name):
         (["--head", OWN, "--method", "random"], "method 'random' has no option head; its options are keep, layer"),
         (["--head", OWN, "--preset", "fastv"], "--preset fastv fixes the whole method; leave out --head"),
         (["--head", "absent"], "head 'absent' is no folder here; name one that `simignore train --out FOLDER` wrote"),
-        (["--head", random_head(7)], "embeddings of width 7, and those here have 32; train one for it"),
+        (["--head", random_head(7)], "embeddings of width 7, and those here have 32; train one with"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(ask, arguments, says):
