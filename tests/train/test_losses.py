@@ -65,7 +65,7 @@ def test_a_sample_that_says_nothing_is_left_out(silent):
 def test_nothing_is_lost_where_no_sample_says_anything():
     score = random(2, 7).requires_grad_()
     found = losses.flow_distillation(score, torch.zeros(2, 7), mask(7, 3), 0.3)
-    assert float(found) == 0
+    assert found.item() == 0
     assert not bool(torch.autograd.grad(found, score)[0].any())
 
 
@@ -92,7 +92,7 @@ def test_alignment_is_infonce_of_each_token_that_tells_words_apart():
 def test_alignment_without_a_token_to_learn_from_is_zero_and_has_a_gradient():
     pairs = random(1, 3, 2).requires_grad_()
     found = losses.alignment(pairs, torch.ones(1, 3, 2, dtype=torch.bool), mask(2, width=2), 0.5)
-    assert float(found) == 0 and not bool(torch.autograd.grad(found, pairs)[0].any())
+    assert found.item() == 0 and not bool(torch.autograd.grad(found, pairs)[0].any())
 
 
 def test_the_gradient_of_alignment_is_finite_with_padded_words():

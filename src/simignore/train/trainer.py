@@ -279,7 +279,7 @@ def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _boards(folder: Path) -> list[TensorBoardCallback]:
-    """TensorBoard's events in ``runs/`` of this very run; an environment variable of the process would hold for the next too."""
+    """TensorBoard's events in ``runs/`` of this very run; an environment variable would hold for the next run too."""
     if find_spec("tensorboard") is None:
         return []
     board = TensorBoardCallback()
