@@ -136,6 +136,8 @@ def test_shown_patches_are_those_that_the_scenes_owner_map_gives_to_the_thing(bu
             near = max(abs(middles[0] - thing.x), abs(middles[1] - thing.y)) < 0.8 * thing.radius
             if owners[row * grid + column] == t + 1 and near:  # nothing lies in front of it, and it is no ring
                 assert shows[row * grid + column, t]
+            if t == 0:
+                assert batch["needed"][b].tolist() == shows[:, t].tolist()  # `things` says that the first one is needed
             mostly += int((full == t + 1).sum())
             found += int((shows[:, t] & (full == t + 1)).sum())
             background += int((shows[:, t] & (owners == 0)).sum())
