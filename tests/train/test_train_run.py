@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,12 +19,26 @@ from typer.testing import CliRunner
 import simignore
 from simignore import tiny
 from simignore.cli import app
+from simignore.flow.measure import measure
 from simignore.head import Head, load_head
-from simignore.train import Scenes, adapted
+from simignore.train import Scenes, adapted, trainer
 from simignore.train.collator import Collator
 
 FEW = ("--batch", 2, "--steps", 2, "--goal", "layers=(4,5)")
-KILLED = ("scenes", "--steps", 6, "--save-every", 2, "--batch", 4, "--goal", "answer_from=0.3")
+KILLED = (
+    "scenes",
+    "--steps",
+    6,
+    "--save-every",
+    2,
+    "--batch",
+    4,
+    "--goal",
+    "answer_from=0.3",
+    "--goal",
+    "layers=(4,5)",
+)
+SHORT = ("scenes", "--batch", 4, "--accumulate", 2, "--steps", 2, "--goal", "keeps=[0.5]")
 
 
 def command(*arguments: object):
@@ -58,7 +73,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(tmp_path_factory: pytest.TempPathFactory, undisturbed: Path) -> Path:
     """Behind another run in the same process, with gradients of two batches."""
     folder = tmp_path_factory.mktemp("short") / "head"
-    run(folder, "scenes", "--batch", 4, "--accumulate", 2, "--steps", 2, "--goal", "layers=(4,5)", "--rank", 3)
+    run(folder, *SHORT, "--rank", 3)
     return folder
 
 
@@ -76,7 +91,6 @@ def test_a_run_writes_head_record_and_checkpoints(undisturbed):
         "adapters": 0,
         "model": sum(parameter.numel() for parameter in model.parameters()),
     }
-    assert record["layers"] == sorted(set(record["layers"])) and 0 <= record["layers"][0] <= record["layers"][-1] < 10
     saved = {path.name for path in undisturbed.glob("checkpoint-*")}
     assert saved == {"checkpoint-4", "checkpoint-6"}
     weights = load_file(undisturbed / "checkpoint-6" / "model.safetensors")
@@ -94,10 +108,33 @@ def test_each_run_has_events_of_its_own(undisturbed, short):
 
 def test_gradients_of_two_batches_make_one_step(short):
     record = json.loads((short / "training.json").read_text())
-    assert record["settings"]["accumulate"] == 2 and record["layers"] == [4, 5]
+    assert record["settings"]["accumulate"] == 2 and record["settings"]["objective"]["keeps"] == [0.5]
     state = json.loads(next(short.glob("checkpoint-2/trainer_state.json")).read_text())
     assert state["global_step"] == 2 and state["epoch"] == pytest.approx(16 / 50_000, rel=1e-6)
     assert load_head(short).rank == 3
+
+
+def test_convergence_layers_are_found_once_and_a_finished_run_stays_as_it_is(short, monkeypatch):
+    """The layers are those between the median ends of the first examples' convergence, as the explanation gives them."""
+    record, weights = json.loads((short / "training.json").read_text()), (short / "model.safetensors").read_bytes()
+    model, processor = tiny.load()
+    ends = []
+    for example in (Scenes(50_000)[n] for n in range(trainer.TRIALS)):
+        prompt = simignore.prompt.build(processor, example.image(), example.question, **options(example))
+        found = measure(model, prompt, processor, max_new_tokens=8).curves["attention"].convergence
+        if found.layer >= 0:
+            ends.append((found.first, found.last))
+    first, last = (sorted(end)[len(end) // 2] for end in zip(*ends, strict=True))
+    assert record["layers"] == list(range(first, last + 1)) and 0 <= first <= last < 10
+    monkeypatch.setattr(trainer, "convergence", lambda *_: pytest.fail("they are in the record"))
+    run(short, *SHORT, "--rank", 3)
+    assert (short / "model.safetensors").read_bytes() == weights
+    again = json.loads((short / "training.json").read_text())
+    assert again["layers"] == record["layers"] and again["finished"] is True and again["losses"] == record["losses"]
+
+
+def options(example) -> dict:
+    return {"options": example.options, "context": example.context, "answer": example.answer_as}
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
@@ -121,8 +158,6 @@ def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
     run(folder, *KILLED)
     own, expected = (load_file(where / "model.safetensors") for where in (folder, undisturbed))
     assert all(torch.equal(own[name], value) for name, value in expected.items())
-    records = [json.loads((where / "training.json").read_text()) for where in (folder, undisturbed)]
-    assert records[0]["layers"] == records[1]["layers"]
     assert (folder / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
 
 
@@ -136,8 +171,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
 )
 def test_another_run_in_the_same_folder_is_refused(short, changed, named):
     before = {file: file.stat().st_mtime_ns for file in short.rglob("*")}
-    same = ("scenes", "--batch", 4, "--accumulate", 2, "--steps", 2, "--goal", "layers=(4,5)")
-    done = command("train", *same, *(() if "--rank" in changed else ("--rank", 3)), *changed, "--out", short)
+    done = command("train", *SHORT, *(() if "--rank" in changed else ("--rank", 3)), *changed, "--out", short)
     assert done.exit_code != 0
     assert f"holds a run with {named}; go on with the same, or name another --out" in " ".join(done.output.split())
     assert {file: file.stat().st_mtime_ns for file in short.rglob("*")} == before
@@ -171,7 +205,8 @@ def test_ask_uses_the_head_of_a_folder(short, tmp_path):
 
 def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
     folder, before = tmp_path / "head", fingerprint()
-    run(folder, "scenes", *FEW, "--adapters", 2, "--adapter-rate", 0.05, "--goal", "answer_from=0", "--save-every", 1)
+    arguments = ("scenes", *FEW, "--adapters", 2, "--adapter-rate", 0.05, "--goal", "answer_from=0", "--save-every", 1)
+    run(folder, *arguments)
     assert (folder / "adapter" / "adapter_config.json").is_file() and fingerprint() == before
     weights = load_file(folder / "adapter" / "adapter_model.safetensors")
     assert any("self_attn" in name for name in weights) and any("projector" in name for name in weights)
@@ -198,6 +233,12 @@ def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
             assert torch.allclose(other[own], plain[own] + 2 * up @ lora, atol=1e-5)
     image, question = picture(tmp_path)
     assert "LearnedSimignore" in json.dumps(asked(image, question, "--head", folder))
+
+    shutil.rmtree(folder / "checkpoint-2")  # as if it had been stopped after the first
+    shutil.rmtree(folder / "adapter")
+    run(folder, *arguments)
+    again = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert all(torch.equal(again[name], value) for name, value in weights.items())
 
 
 @pytest.mark.parametrize(

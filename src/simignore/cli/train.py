@@ -113,7 +113,9 @@ def _objective(kind: Any, goals: dict[str, Any]) -> Any:
     if strange := sorted(set(goals) - known):
         raise ValueError(f"--goal {strange[0]}: there is no such goal; there are {', '.join(sorted(known))}")
     made = {
-        name: (value if isinstance(value, tuple) else (value,)) if name in ("keeps", "spans", "layers") else value
+        name: (tuple(value) if isinstance(value, tuple | list) else (value,))
+        if name in ("keeps", "spans", "layers")
+        else value
         for name, value in goals.items()
     }
     return kind(**made)

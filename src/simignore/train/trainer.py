@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer import TRAINER_STATE_NAME
 
 from simignore import tiny
 from simignore.flow.measure import measure
@@ -103,9 +104,10 @@ def train(
     main = trainer.args.should_save
     if main:
         _write(folder / RECORD, record)
-    trainer.train(resume_from_checkpoint=last_whole(folder))
-    record["seconds"] = round(record.get("seconds", 0.0) + trainer.state.log_history[-1].get("train_runtime", 0.0), 1)
-    record["losses"] = _last_losses(trainer.state.log_history)
+    trainer.go_on(last_whole(folder))
+    history = trainer.state.log_history
+    record["seconds"] = round(record.get("seconds", 0.0) + (history or [{}])[-1].get("train_runtime", 0.0), 1)
+    record["losses"] = _last_losses(history)
     if main:
         trainer.write(folder)
         _write(folder / RECORD, record | {"finished": True})
@@ -180,6 +182,15 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
                 groups.append({"params": others, "lr": self.adapter_rate})
             self.optimizer = torch.optim.AdamW(groups, betas=(0.9, self.args.adam_beta2), weight_decay=0.0)
         return self.optimizer
+
+    def go_on(self, checkpoint: str | None) -> None:
+        """Train to the end from a checkpoint. One that is the end is only read: Trainer would take another step from it."""
+        state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if checkpoint is None or state is None or state.global_step < self.args.max_steps:
+            self.train(resume_from_checkpoint=checkpoint)
+        else:
+            self._load_from_checkpoint(checkpoint)
+            self.state = state
 
     def write(self, folder: Path) -> None:
         """The head, and adapters if there are some."""
