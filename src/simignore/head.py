@@ -27,7 +27,27 @@ UNREADABLE = (
 )  # what is no head raises
 
 
-class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vision-language", "token-pruning"]):
+CARD = """---
+{{ card_data }}
+---
+
+A head for simignore: it scores the image tokens of a vision-language model by the question, and the model goes on with the best.
+`config.json` names the model that it was trained beside, `training.json` how.
+
+    from simignore import LearnedSimignore
+
+    with LearnedSimignore(keep=0.125, head="this folder, or its name on the hub")(model):
+        output = model.generate(**inputs)
+"""
+
+
+class Head(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="simignore",
+    tags=["vision-language", "token-pruning"],
+    model_card_template=CARD,
+):
     """Scores image tokens by a text: cosine similarity plus a learnt correction of low rank, less a learnt threshold.
 
     The similarity of an image token v and a text token t, both of length 1, is ``v.t + (A v).(B t + b)``. Of all text tokens'
