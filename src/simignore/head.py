@@ -31,7 +31,7 @@ CARD = """---
 {{ card_data }}
 ---
 
-A head for simignore: it scores the image tokens of a vision-language model by the question, and the model goes on with the best.
+A head for simignore: it scores the image tokens of a vision-language model by the question, and the best go on.
 `config.json` names the model that it was trained beside, `training.json` how.
 
     from simignore import LearnedSimignore
