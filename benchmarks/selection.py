@@ -28,6 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.heads import fitting
 from benchmarks.measure import interleaved, save, summary, surroundings
 from benchmarks.views import view
 from simignore.methods import METHODS
@@ -41,9 +42,9 @@ LOOP_BAR, DIVERSE_BAR, LINEAR_BAR = 8.0, 3.0, 1.3
 console = Console(width=160)
 
 
-def cut(name: str, keep: int) -> Cut:
-    """The first cut of a method by name."""
-    return METHODS[name](keep=keep).cuts()[0]
+def cut(name: str, keep: int, width: int) -> Cut:
+    """The first cut of a method by name, for embeddings of this width."""
+    return METHODS[name](keep=keep, **fitting(METHODS[name], width)).cuts()[0]  # type: ignore[arg-type]
 
 
 def simignore_loop(seen: View, keep: int) -> list[int]:
@@ -139,7 +140,7 @@ def measured(
     extra: dict[str, float] = {}
     for name in names:
         keep = PUBLISHED if (name, tokens) == ("simignore", 576) else round(tokens / KEPT)
-        chooser = cut(name, keep)
+        chooser = cut(name, keep, width)
         seen = view(chooser, tokens, width, batch, device, seed)
         run = lambda chooser=chooser, seen=seen: chooser.choose(seen)  # noqa: E731
         extra[name] = peak(run, device) / (batch * tokens * width * 4)

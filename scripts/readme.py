@@ -16,14 +16,17 @@ from pathlib import Path
 import card
 import claims_page
 import flow_page
+import learning_page
 import methods_page
 
 import sections
 from sections import StaleError
 
-SECTIONS = sections.SECTIONS | card.SECTIONS | methods_page.SECTIONS | claims_page.SECTIONS | flow_page.SECTIONS
+SECTIONS = dict(sections.SECTIONS)
+for page in (card, methods_page, claims_page, flow_page, learning_page):
+    SECTIONS |= page.SECTIONS
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/methods.md", "docs/claims.md", "docs/flow.md", "docs/bundled-model.md")
+PAGES = ("README.md", "docs/methods.md", "docs/claims.md", "docs/flow.md", "docs/learning.md", "docs/bundled-model.md")
 _MARK = re.compile(r"<!-- (/?)simignore:([\w-]+) -->")
 
 

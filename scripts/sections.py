@@ -17,7 +17,7 @@ from simignore.tiny.questions import KINDS
 SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/scenes.json"
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
 AGREEMENT, CLAIMS, COMPARED = "results/agreement.json", "results/claims.json", "results/compared.json"
-FLOW, MEMORY = "results/flow.json", "results/memory.json"
+FLOW, MEMORY, LEARNED = "results/flow.json", "results/memory.json", "results/learned.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
@@ -29,6 +29,7 @@ MADE_BY = {
     CLAIMS: "python -m benchmarks.claims --json results/claims.json",
     AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
     FLOW: "python -m benchmarks.flow --json results/flow.json",
+    LEARNED: "python -m benchmarks.learned --per-kind 2000 --json results/learned.json",
     MEMORY: "python -m benchmarks.memory --json results/memory.json",
     ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json",
 }

@@ -15,10 +15,11 @@ from transformers import (
 
 IMAGE, BOS, EOS, PAD = 99, 1, 2, 0
 VOCABULARY = 100
+WIDTH = 32
 
 _TEXT = dict(
     vocab_size=VOCABULARY,
-    hidden_size=32,
+    hidden_size=WIDTH,
     intermediate_size=48,
     num_hidden_layers=4,
     num_attention_heads=4,

@@ -14,6 +14,7 @@ flow      what the model looks at for its answer, and whether dropping the rest 
 evaluate  benchmarks, runs that survive a kill, comparisons with intervals
 figures   what stayed, as a picture
 tiny      the bundled model, its scenes and questions
+train     a similarity that learns what the decoder needs (head)
 convert   original LLaVA and Mipha checkpoints -> the layout of transformers
 """
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simignore import evaluate, figures, flow, tiny
+    from simignore import train as train
     from simignore.answer import ask
     from simignore.budget import AtLeast as AtLeast
     from simignore.budget import Mass as Mass
@@ -95,7 +97,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import simignore`` and ``simignore --help`` stay quick."""
-    if name in ("evaluate", "tiny", "figures", "flow"):
+    if name in ("evaluate", "tiny", "figures", "flow", "train"):
         return import_module(f"simignore.{name}")
     if name in _HOME_OF:
         return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)

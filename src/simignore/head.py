@@ -16,9 +16,38 @@ from torch.nn.functional import normalize
 
 BUNDLED = Path(__file__).parent / "heads" / "tiny"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+UNREADABLE = (
+    SafetensorError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    KeyError,
+    AttributeError,
+)  # what is no head raises
 
 
-class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vision-language", "token-pruning"]):
+CARD = """---
+{{ card_data }}
+---
+
+A head for simignore: it scores the image tokens of a vision-language model by the question, and the best go on.
+`config.json` names the model that it was trained beside, `training.json` how.
+
+    from simignore import LearnedSimignore
+
+    with LearnedSimignore(keep=0.125, head="this folder, or its name on the hub")(model):
+        output = model.generate(**inputs)
+"""
+
+
+class Head(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="simignore",
+    tags=["vision-language", "token-pruning"],
+    model_card_template=CARD,
+):
     """Scores image tokens by a text: cosine similarity plus a learnt correction of low rank, less a learnt threshold.
 
     The similarity of an image token v and a text token t, both of length 1, is ``v.t + (A v).(B t + b)``. Of all text tokens'
@@ -49,32 +78,34 @@ class Head(nn.Module, PyTorchModelHubMixin, library_name="simignore", tags=["vis
         self.demand = nn.Parameter(torch.zeros(width))  # w [D]
 
     def forward(self, visual: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
-        """[B, N] scores of image tokens [B, N, D] by text tokens [B, M, D], of which ``text_valid`` [B, M] are real; float32.
+        """[B, N] scores of image tokens [B, N, D] by text tokens [B, M, D], of which ``text_valid`` [B, M] are real, in
+        float32 or better.
 
         Raises ValueError for embeddings of another width.
         """
         if visual.shape[-1] != self.width:
             raise ValueError(
                 f"this head was trained beside {self.base or 'a model'} with embeddings of width {self.width}, and "
-                f"those here have {visual.shape[-1]}; train one for it with `simignore train --model ...` and name its folder as head="
+                f"those here have {visual.shape[-1]}; train one with `simignore train --model ...` and name its folder as head="
             )
         with torch.autocast(visual.device.type, enabled=False):
             return self.ranked(visual, text, text_valid) - self.demanded(text, text_valid)[:, None]
 
     def ranked(self, visual: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
         """[B, N] the scores before the threshold is taken away."""
-        seen, said = normalize(visual.float(), dim=-1), normalize(text.float(), dim=-1)
-        wanted = (
-            said + (said @ self.text.T + self.bias) @ self.image
-        )  # [B, M, D]: one product with the many image tokens
+        exact = torch.promote_types(visual.dtype, torch.float32)
+        seen, said = normalize(visual.to(exact), dim=-1), normalize(text.to(exact), dim=-1)
+        low = said @ self.text.T.to(exact) + self.bias  # [B, M, r]
+        wanted = said + low @ self.image.to(exact)  # [B, M, D]: one product with the many image tokens
         pairs = seen @ wanted.transpose(1, 2)  # [B, N, M]
-        sharp = self.sharpness.exp()
+        sharp = self.sharpness.to(exact).exp()
         pairs = (pairs * sharp).masked_fill(~text_valid[:, None], -math.inf)
-        return (pairs.logsumexp(-1) - text_valid.sum(-1, keepdim=True).float().log()) / sharp
+        return (pairs.logsumexp(-1) - text_valid.sum(-1, keepdim=True).to(exact).log()) / sharp
 
     def demanded(self, text: Tensor, text_valid: Tensor) -> Tensor:
         """[B] the threshold of each question."""
-        said = normalize(text.float(), dim=-1) @ self.demand  # [B, M]
+        exact = torch.promote_types(text.dtype, torch.float32)
+        said = normalize(text.to(exact), dim=-1) @ self.demand.to(exact)  # [B, M]
         return self.threshold + said.masked_fill(~text_valid, 0).sum(-1) / text_valid.sum(-1)
 
     @classmethod
@@ -98,6 +129,8 @@ def load_head(where: str | Path | None = None, device: torch.device | str = "cpu
     folder = BUNDLED if where is None else Path(where)
     if not folder.exists() and where is not None and str(where).count("/") == 1:
         return _from_hub(str(where), str(device))
+    if not folder.exists():
+        raise ValueError(f"head {str(where)!r} is no folder here; name one that `simignore train --out FOLDER` wrote")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
         raise ValueError(
@@ -110,7 +143,7 @@ def load_head(where: str | Path | None = None, device: torch.device | str = "cpu
 def _read(folder: Path, changed: tuple[int, ...], device: str) -> Head:
     try:
         head = Head.from_pretrained(folder)
-    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{folder} cannot be read as a head ({error}); train it anew, or name another") from error
     return head.requires_grad_(False).to(device)
 
@@ -119,5 +152,5 @@ def _read(folder: Path, changed: tuple[int, ...], device: str) -> Head:
 def _from_hub(name: str, device: str) -> Head:
     try:
         return Head.from_pretrained(name).requires_grad_(False).to(device)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"head {name!r} is no folder here, and the hub gave none of that name ({error})") from error

@@ -40,6 +40,6 @@ def test_every_method_is_measured(selection, tmp_path):
 
 @pytest.mark.parametrize("name", ["simignore", "divprune", "cdpruner"])
 def test_the_loops_choose_what_the_methods_choose(selection, name):
-    cut = selection.cut(name, 20)
+    cut = selection.cut(name, 20, 32)
     seen = selection.view(cut, 90, 32, 1, torch.device("cpu"))
     assert cut.choose(seen).index[0].tolist() == selection.LOOPS[name](seen, 20)

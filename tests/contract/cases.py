@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 import models
+from benchmarks.heads import fitting
 from simignore.methods import (
     METHODS,
     Chain,
@@ -24,13 +25,16 @@ from simignore.methods import (
 )
 
 
-def make(name: str, keep: int | float, **options) -> Method:
-    """A method of the matrix with this budget. For a chain the last link has it and the first keeps more."""
+def make(name: str, keep: int | float, *, width: int = models.WIDTH, **options) -> Method:
+    """A method of the matrix with this budget. For a chain the last link has it and the first keeps more.
+
+    width: of the model's embeddings; what is trained for one width gets random weights of it.
+    """
     if name in COMPOSED:
         return COMPOSED[name](keep, options)
     cls = METHODS[name]
     assert {"keep", "layer", "hide", "positions", "within"} <= {field.name for field in fields(cls)}
-    return cls(keep=keep, **options)
+    return cls(keep=keep, **fitting(cls, width), **options)
 
 
 def _wide(keep: int | float) -> int | float:

@@ -76,12 +76,13 @@ def image_blends(trace, inputs, model):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_guarantee(name, bundled, prompts, batch):
     model, _ = bundled
+    width = model.get_input_embeddings().embedding_dim
     queries = [prompt.query() for prompt in prompts]
     with torch.no_grad():
         plain = model(**batch).logits
-        with make(name, 1.0)(model, query=queries):
+        with make(name, 1.0, width=width)(model, query=queries):
             assert torch.equal(model(**batch).logits, plain)
-        with make(name, 36)(model, query=queries) as trace:
+        with make(name, 36, width=width)(model, query=queries) as trace:
             short = model.generate(**batch, **SETTINGS)
         assert torch.equal(model(**batch).logits, plain)
     assert trace.selections[0].count.tolist() == [36] * 3
@@ -98,7 +99,7 @@ def test_every_guarantee(name, bundled, prompts, batch):
         assert torch.equal(short.sequences[running, plain.shape[1] + step], ids[running, step])
         running &= ids[:, step] != model.generation_config.eos_token_id
     for b, prompt in enumerate(prompts):
-        with torch.no_grad(), make(name, 36)(model, query=queries[b]) as alone:
+        with torch.no_grad(), make(name, 36, width=width)(model, query=queries[b]) as alone:
             own = model.generate(**prompt.inputs, **SETTINGS)
         torch.testing.assert_close(own.logits[0][0], short.logits[0][b], **CLOSE)
         assert torch.equal(alone.selections[0].index[0], trace.selections[0].index[b])

@@ -12,6 +12,7 @@ import transformers
 from zoo import ABSENT, CASES, DISCOVERED, REFUSED, UNSURE, Case, Sample, frames, picture
 
 import oracles
+from benchmarks.heads import fitting
 from simignore import (
     EVS,
     METHODS,
@@ -45,12 +46,13 @@ def methods(name: str, keep: int | float, **options):
     """Every method of ``METHODS``, compositions, and chance inside, as far as the family can take them."""
     model = EVERY[name].model()
     p = parts(model)
+    width = p.embed.embedding_dim
     inside = [n for n in range(1, p.last_cut + 1) if p.attentions[n - 1] is not None]
     wide = min(1.0, keep * 2) if isinstance(keep, float) else keep + 2
     found = [Random(keep=keep, layer=1, **options), Merged(Random(keep=keep, layer=1, **options))]
     found += [Diverse(Simignore(keep=keep, **options))]
     for kind in METHODS.values():
-        if kind.video or not (method := adapted(kind, keep, inside, options)):
+        if kind.video or not (method := adapted(kind, keep, inside, {**options, **fitting(kind, width)})):
             continue
         try:
             method(model)

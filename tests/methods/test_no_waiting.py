@@ -35,11 +35,13 @@ class Asked(TorchDispatchMode):
 @pytest.mark.parametrize("name", [*METHODS, *COMPOSED])
 def test_what_the_host_asks_does_not_grow_with_the_tokens(name, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
+    from benchmarks.heads import fitting
     from benchmarks.views import view
 
     counts = []
     for tokens, keep in ((64, 16), (256, 64)):
-        cut = (COMPOSED[name] if name in COMPOSED else lambda keep: METHODS[name](keep=keep))(keep).cuts()[0]
+        own = COMPOSED[name](keep) if name in COMPOSED else METHODS[name](keep=keep, **fitting(METHODS[name], 16))
+        cut = own.cuts()[0]
         seen = view(cut, tokens, 16, 1, torch.device("cpu"))
         with Asked() as asked:
             cut.choose(seen)

@@ -15,7 +15,7 @@ from processors import processor
 from simignore import tiny
 from simignore.tiny.model import scale_of
 from simignore.tiny.scenes import patch_owner, render, sample_scene
-from simignore.train import Example, Scenes
+from simignore.train import Example, Region, Scenes
 from simignore.train.collator import Collator
 from simignore.train.data import FIRST, _box, _draw
 
@@ -107,7 +107,7 @@ def test_the_span_follows_from_the_words_alone(bundled):
 
 
 def things(scene) -> tuple:
-    return tuple((thing.name, _box(thing)) for thing in scene.things)
+    return tuple(Region(thing.name, _box(thing), n == 0) for n, thing in enumerate(scene.things))
 
 
 def test_shown_patches_are_those_that_the_scenes_owner_map_gives_to_the_thing(bundled):
@@ -136,6 +136,8 @@ def test_shown_patches_are_those_that_the_scenes_owner_map_gives_to_the_thing(bu
             near = max(abs(middles[0] - thing.x), abs(middles[1] - thing.y)) < 0.8 * thing.radius
             if owners[row * grid + column] == t + 1 and near:  # nothing lies in front of it, and it is no ring
                 assert shows[row * grid + column, t]
+            if t == 0:
+                assert batch["needed"][b].tolist() == shows[:, t].tolist()  # `things` says that the first one is needed
             mostly += int((full == t + 1).sum())
             found += int((shows[:, t] & (full == t + 1)).sum())
             background += int((shows[:, t] & (owners == 0)).sum())
@@ -145,7 +147,11 @@ def test_shown_patches_are_those_that_the_scenes_owner_map_gives_to_the_thing(bu
 
 def test_a_region_holds_the_patches_whose_middles_are_inside():
     """Patches of 8 pixels on 32: middles at 1/8, 3/8, 5/8 and 7/8."""
-    regions = (("star", (0.0, 0.3, 0.4, 0.7)), ("cat", (0.8, 0.0, 1.0, 0.2)), ("star", (0.6, 0.8, 0.7, 1.0)))
+    regions = (
+        Region("star", (0.0, 0.3, 0.4, 0.7)),
+        Region("cat", (0.8, 0.0, 1.0, 0.2)),
+        Region("star", (0.6, 0.8, 0.7, 1.0)),
+    )
     batch = Collator(models.model(), processor(), ("question",), regions=True)(
         [Example(blank, "What colour is the star?", "red", regions=regions), OTHERS[1]]
     )
@@ -161,7 +167,7 @@ def test_a_region_holds_the_patches_whose_middles_are_inside():
 def test_regions_follow_an_image_into_its_square():
     """An image twice as wide as high has the middle half of its square's rows; patches' middles are at 1/8, 3/8 ..."""
     wide = partial(blank, 64, 32)
-    example = Example(wide, "What colour is the star?", "red", regions=(("star", (0.0, 0.0, 1.0, 0.5)),))
+    example = Example(wide, "What colour is the star?", "red", regions=(Region("star", (0.0, 0.0, 1.0, 0.5)),))
     batch = Collator(models.model(), processor(), ("question",), square=True, regions=True)([example])
     rows = batch["shows"][0, :, 0].view(4, 4).all(1).tolist()
     assert rows == [False, True, False, False]
@@ -177,7 +183,7 @@ def test_a_family_with_grids_of_its_own_and_no_chat_template():
     assert not getattr(made, "chat_template", None)
     sizes = [(24, 24), (48, 32)]
     examples = [
-        Example(partial(blank, *size), question, answer, regions=(("star", (0.0, 0.0, 1.0, 0.5)),))
+        Example(partial(blank, *size), question, answer, regions=(Region("star", (0.0, 0.0, 1.0, 0.5)),))
         for size, question, answer in zip(
             sizes, ("what colour is the star ?", "which shape is left of the cat ?"), ("red", "square"), strict=True
         )

@@ -11,7 +11,7 @@ from zoo import picture
 import models
 from processors import processor
 from simignore.head import Head
-from simignore.train import Example, Objective, Student
+from simignore.train import Example, Objective, Region, Student
 from simignore.train.collator import Collator
 from simignore.train.student import trained
 
@@ -30,7 +30,7 @@ def examples() -> list[Example]:
             lambda n=n: picture(32, 32, n),
             question,
             ("red", "left")[n],
-            regions=(("red star", (0.0, 0.0, 0.5, 0.5)), ("cat", (0.5, 0.0, 1.0, 1.0))),
+            regions=(Region("red star", (0.0, 0.0, 0.5, 0.5)), Region("cat", (0.5, 0.0, 1.0, 1.0))),
         )
         for n, question in enumerate(QUESTIONS)
     ]
@@ -89,6 +89,24 @@ def test_alignment_needs_regions_and_joins_from_the_beginning():
     assert "alignment" not in told(one)
     found = told(one, regions=True)
     assert found["loss"].item() == pytest.approx(found["flow"].item() + 0.3 * found["alignment"].item(), rel=1e-5)
+
+
+def test_needed_regions_are_a_teacher_that_looks_at_all_of_them_alike():
+    one = student(goal(flow=0.0, needed=0.7))
+    given = batch(one.base, True)
+    needed = given["needed"] = given["shows"].any(-1)
+    one.begin(0, 0.0)
+    found = one(**given)
+    features = one.base.get_image_features(pixel_values=given["inputs"]["pixel_values"])
+    visual = torch.stack(list(getattr(features, "pooler_output", features))).detach()
+    score = one.head.ranked(visual, one.parts.embed(given["query"]), given["query_valid"])
+    lost = []
+    for b in range(2):
+        powers = [math.exp(s.item() / one.objective.temperature) for s in score[b]]
+        own = [n for n in range(models.PATCHES) if needed[b, n]]
+        lost.append(sum(-math.log(len(own)) - math.log(powers[n] / sum(powers)) for n in own) / len(own))
+    assert found["needed"].item() == pytest.approx(sum(lost) / 2, rel=1e-4)
+    assert found["loss"].item() == pytest.approx(0.7 * found["needed"].item(), rel=1e-5)
 
 
 def test_alignment_compares_each_word_by_itself():

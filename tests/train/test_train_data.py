@@ -11,7 +11,7 @@ from PIL import Image
 
 from simignore.tiny.questions import KINDS
 from simignore.tiny.scenes import SHAPES, SPLITS
-from simignore.train import Example, Records, Scenes
+from simignore.train import Example, Records, Region, Scenes
 from simignore.train.data import APART, FIRST
 
 TRAINING = SPLITS["train"]
@@ -93,7 +93,7 @@ def test_regions_stand_in_records_of_both_kinds(folder):
     read = Records(
         written(folder, PLAIN | {"regions": regions}, {"image": "b.png", "conversations": turns, "regions": regions})
     )
-    assert [one.regions for one in read] == [(("a red bus", (0.1, 0.2, 0.5, 1.0)),)] * 2
+    assert [one.regions for one in read] == [(Region("a red bus", (0.1, 0.2, 0.5, 1.0)),)] * 2
 
 
 def talk(*turns: object) -> dict:
@@ -198,9 +198,9 @@ def test_answers_are_among_the_options_as_text_or_letter():
 
 def test_shapes_that_are_left_out_are_neither_shown_nor_asked_about():
     left = ("star", "ring", "moon")
-    assert any(shape in words for e in Scenes(40) for words, _ in e.regions for shape in left)
+    assert any(shape in region.words for e in Scenes(40) for region in e.regions for shape in left)
     for example in Scenes(40, without=left):
-        assert not any(shape in words for words, _ in example.regions for shape in left)
+        assert not any(shape in region.words for region in example.regions for shape in left)
         assert not any(shape in example.question for shape in left)
 
 

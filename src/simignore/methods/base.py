@@ -110,10 +110,9 @@ class Method(ABC):
         """
         p = parts(model)
         cuts = self.cuts()
-        spans = {span for cut in cuts if (span := getattr(cut, "span", "auto")) != "auto"}
-        if query is None and spans:
+        if query is None and (spans := sorted(_wishes(self))):
             warnings.warn(
-                f"{self} wants image tokens compared with the span {sorted(spans)[0]!r}, but no query was given, so they are "
+                f"{self} wants image tokens compared with the span {spans[0]!r}, but no query was given, so they are "
                 "compared with all that the user said; pass query=prompt.query(span), or use simignore.ask",
                 stacklevel=2,
             )
@@ -143,6 +142,15 @@ class Scorer(Method):
 
     def choose(self, view: View) -> Selection:
         return top_k(self.score(view), view.real, self.keep, view.totals)  # type: ignore[arg-type]
+
+
+def _wishes(method: Method) -> set[str]:
+    """The spans that were asked for in ``method`` and the methods inside it; one's own default is no wish."""
+    held = [part for value in vars(method).values() for part in (value if isinstance(value, tuple) else (value,))]
+    if inside := [part for part in held if isinstance(part, Method)]:
+        return set().union(*map(_wishes, inside))
+    default = next((f.default for f in fields(method) if f.name == "span"), "auto")
+    return {getattr(method, "span", "auto")} - {"auto", default}
 
 
 def check_choice(method: Any, name: str, allowed: tuple[str, ...]) -> None:

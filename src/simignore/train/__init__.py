@@ -7,6 +7,7 @@ In the order of reading: ``objective`` says what is aimed at, ``losses`` are the
 from simignore.train.adapters import adapted as adapted
 from simignore.train.data import Example as Example
 from simignore.train.data import Records as Records
+from simignore.train.data import Region as Region
 from simignore.train.data import Scenes as Scenes
 from simignore.train.objective import Objective as Objective
 from simignore.train.student import Student as Student

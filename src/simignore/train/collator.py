@@ -70,11 +70,12 @@ class Collator:
     def _shown(
         self, examples: Sequence[Example], inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Tensor]:
-        """The names of the regions [B, W, M], and which image tokens show them [B, N, W]: those whose middle is inside."""
+        """The names of the regions [B, W, M], which image tokens show them [B, N, W], those whose middle is inside, and which
+        the question needs [B, N]."""
         found = read(self.parts, inputs)
         if found is None:
             return {}
-        names = [list(dict.fromkeys(words for words, _ in example.regions)) for example in examples]
+        names = [list(dict.fromkeys(region.words for region in example.regions)) for example in examples]
         most = max(1, max(map(len, names)))
         tokens = [
             [torch.tensor(self.processor.tokenizer(name, add_special_tokens=False)["input_ids"]) for name in own]
@@ -83,16 +84,20 @@ class Collator:
         none = torch.zeros(0, dtype=torch.long)
         flat, valid = padded([one for own in tokens for one in (*own, *[none] * (most - len(own)))], 0)
         shows = torch.zeros(*found.image.shape, most, dtype=torch.bool)
+        needed = torch.zeros(found.image.shape, dtype=torch.bool)
         for b, example in enumerate(examples):
             x, y = _middles(found.patches, b).T
             if self.square:  # the image lies in the middle of its square
                 width, height = (max(sizes[b]) / side for side in sizes[b])
                 x, y = (x - 0.5) * width + 0.5, (y - 0.5) * height + 0.5
-            for words, (left, top, right, bottom) in example.regions:
+            for region in example.regions:
+                left, top, right, bottom = region.box
                 inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-                shows[b, : len(inside), names[b].index(words)] |= inside
+                shows[b, : len(inside), names[b].index(region.words)] |= inside
+                if region.needed:
+                    needed[b, : len(inside)] |= inside
         shape = (len(examples), most, -1)
-        return {"words": flat.view(shape), "words_valid": valid.view(shape), "shows": shows}
+        return {"words": flat.view(shape), "words_valid": valid.view(shape), "shows": shows, "needed": needed}
 
 
 def _middles(patches: Any, sample: int) -> Tensor:

@@ -19,15 +19,23 @@ from simignore.wording import AnswerAs
 
 FIRST = 1_000_000  # scenes of the training split before this one have taught the bundled model
 APART = 500_000  # scenes of one seed
-Region = tuple[str, tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an image. words: what it shows. box: (left, top, right, bottom) as fractions of the image's width and height.
+    needed: whether the question needs it."""
+
+    words: str
+    box: tuple[float, float, float, float]
+    needed: bool = False
 
 
 @dataclass(frozen=True)
 class Example:
     """An image, a question and its answer.
 
-    options, context, answer_as: how the question is put, as for :func:`simignore.prompt.build`. regions: what is
-    seen where: words, and the box (left, top, right, bottom) as fractions of the image's width and height.
+    options, context, answer_as: how the question is put, as for :func:`simignore.prompt.build`. regions: what is seen where.
     """
 
     image: Picture
@@ -53,7 +61,7 @@ class Scenes(Dataset[Example]):
     """Rendered scenes of the training split, none of which the bundled model was trained on, all kinds of questions in turn.
 
     count: of examples. seed: 0 to 17; each has its own scenes. kinds: of questions. without: shapes that no scene shows, to
-    see afterwards whether a head serves shapes it never saw. Two of three questions want the option's text, one its letter.
+    see afterwards whether a head serves shapes that it never saw. Two of three questions want the option's text, one a letter.
     Raises ValueError for unknown kinds and shapes.
     """
 
@@ -94,7 +102,7 @@ class Scenes(Dataset[Example]):
             asked.options,
             None,
             "letter" if letter else "text",
-            tuple((thing.name, _box(thing)) for thing in scene.things),
+            tuple(Region(thing.name, _box(thing), n in asked.needs) for n, thing in enumerate(scene.things)),
         )
 
 
@@ -118,7 +126,8 @@ class Records(Dataset[Example]):
         {"image": "a.jpg", "conversations": [{"from": "human", "value": "<image>\\nWhat ..?"}, {"from": "gpt", "value": "Red"}]}
 
     the second as LLaVA's training data are; each of its turns is an example of its own, without the turns before. ``regions``,
-    a list of {"words": "a red bus", "box": [left, top, right, bottom]} in fractions of the image, may stand in both.
+    a list of {"words": "a red bus", "box": [left, top, right, bottom], "needed": true} with boxes in fractions of the image,
+    may stand in both; "needed" says that the question cannot be answered without the region.
     Records without an image are left out and counted in ``skipped``. images: the folder that image names begin from; by
     default the file's own. Raises ValueError or OSError naming the file, the record and the remedy.
     """
@@ -222,5 +231,5 @@ def _regions(where: str, told: Any) -> tuple[Region, ...]:
             ) from error
         if not words or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise ValueError(f"{where}: region {region!r} needs words, and a box in fractions of the image, 0 to 1")
-        found.append((words, (left, top, right, bottom)))
+        found.append(Region(words, (left, top, right, bottom), bool(region.get("needed", False))))
     return tuple(found)

@@ -16,7 +16,8 @@ def flow_distillation(score: Tensor, flow: Tensor, valid: Tensor, temperature: f
     """KL divergence of softmax(score / temperature), the student, from the decoder's flow, the teacher, in nats.
 
     flow: [B, N], not negative, divided by its sum per sample. Samples whose flow is zero or not a number say nothing and are
-    left out. Source: distillation as in arXiv 1503.02531, of the flow that arXiv 2412.09817 measures.
+    left out. As flow any map may be given: 1 for the tokens of regions that the question needs makes the student spread evenly
+    over those. Source: distillation as in arXiv 1503.02531, of the flow that arXiv 2412.09817 measures.
     """
     flow = flow.float().masked_fill(~valid, 0)
     total = flow.sum(1, keepdim=True)  # [B, 1]

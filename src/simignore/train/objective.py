@@ -15,7 +15,8 @@ class Objective:
     """Weights, temperature and schedule of the losses; what each is worth is measured in docs/learning.md.
 
     flow: weight of the distillation of the decoder's flow. answer: of the answer's loss on the shortened sequence. alignment:
-        of patch-to-word contrast, where the data say which region shows what. budget: of the penalty that holds the learnt
+        of patch-to-word contrast, where the data say which region shows what. needed: of the distance to the regions that the
+        question needs, where the data say so. budget: of the penalty that holds the learnt
         threshold to ``share``; 0 leaves the threshold alone.
     measure, into: the teacher: "attention" or "saliency" into the "question" or the "answer". layers: the decoder layers it is
         averaged over; () for the convergence layers that :mod:`simignore.flow` finds.
@@ -31,6 +32,7 @@ class Objective:
     flow: float = 1.0
     answer: float = 1.0
     alignment: float = 0.0
+    needed: float = 0.0
     budget: float = 0.0
     measure: Measure = "attention"
     into: str = "question"
@@ -47,13 +49,13 @@ class Objective:
         for field in fields(self):
             if isinstance(getattr(self, field.name), int | float) or field.type == "float":
                 object.__setattr__(self, field.name, check_number(field.name, getattr(self, field.name)))
-        for name in ("flow", "answer", "alignment", "budget", "noise"):
+        for name in ("flow", "answer", "alignment", "needed", "budget", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name):g} must not be negative; 0 leaves it out")
         for name in ("temperature", "slope"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name):g} must be above 0")
-        if not self.flow + self.answer + self.alignment + self.budget:
+        if not self.flow + self.answer + self.alignment + self.needed + self.budget:
             raise ValueError("all weights are 0, so there is nothing to learn; give flow or answer a weight")
         if not 0 <= self.answer_from < 1:
             raise ValueError(f"answer_from={self.answer_from:g} is a share of all steps in [0, 1)")

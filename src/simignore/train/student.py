@@ -64,12 +64,14 @@ class Student(nn.Module):
         words: Tensor | None = None,
         words_valid: Tensor | None = None,
         shows: Tensor | None = None,
+        needed: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The loss of a batch.
 
         inputs: what the processor returned for prompts with their answers. labels: [B, T], -100 but for the answers. query:
         [B, M] token ids of the text that the head is shown; query_valid [B, M]. asking: [B, Q] places of the question's tokens,
-        -1 padding. words: [B, W, M'] token ids of what regions show, words_valid the same; shows: [B, N, W].
+        -1 padding. words: [B, W, M'] token ids of what regions show, words_valid the same; shows: [B, N, W]. needed: [B, N]
+        image tokens of the regions that the question needs.
         """
         found = read(self.parts, inputs)
         if found is None or not all(found.counts):
@@ -79,18 +81,26 @@ class Student(nn.Module):
         counting, seen, flow = self.progress >= o.answer_from, None, None
         parts_: dict[str, Tensor] = {}
         aligned = bool(o.alignment) and words is not None
-        if o.flow or aligned:
+        if o.flow or aligned or o.needed:
             flow, seen = self._teacher(found, inputs, asking, labels)
             valid = (found.image >= 0).to(seen.device)
             score = self.head.ranked(seen, text, query_valid)
             if o.flow:
                 parts_["flow"] = losses.flow_distillation(score, flow, valid, o.temperature)
+            if o.needed and needed is not None:
+                parts_["needed"] = losses.flow_distillation(score, needed, valid, o.temperature)
             if aligned and words is not None and words_valid is not None and shows is not None:
                 pairs = self._named(seen, words, words_valid)
                 parts_["alignment"] = losses.alignment(pairs, shows, words_valid.any(-1), o.temperature)
         if counting and (o.answer or o.budget):
             parts_ |= self._under_cut(found, inputs, labels, text, query_valid)
-        weights = {"flow": o.flow, "answer": o.answer or 1.0, "alignment": o.alignment, "budget": o.budget}
+        weights = {
+            "flow": o.flow,
+            "answer": o.answer or 1.0,
+            "alignment": o.alignment,
+            "needed": o.needed,
+            "budget": o.budget,
+        }
         if not parts_:  # nothing but what comes later
             return {"loss": sum(p.sum() for p in self.head.parameters()) * 0.0}  # type: ignore[dict-item]
         loss = sum(weights[name] * part for name, part in parts_.items() if name in weights)

@@ -96,7 +96,7 @@ def train(
     trainer = HeadTrainer(
         student,
         arguments(folder, settings),
-        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment)),
+        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed)),
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
         callbacks=_boards(folder),
@@ -290,7 +290,7 @@ def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _boards(folder: Path) -> list[TensorBoardCallback]:
-    """TensorBoard's events in ``runs/`` of this very run; an environment variable would hold for the process's next too."""
+    """TensorBoard's events in ``runs/`` of this very run; an environment variable would hold for the next run too."""
     if find_spec("tensorboard") is None:
         return []
     board = TensorBoardCallback()

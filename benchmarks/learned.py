@@ -1,0 +1,112 @@
+"""Learned heads against every training-free method that cuts before the decoder, on scenes that no head was trained on.
+
+    python -m benchmarks.learned --seed 4 --per-kind 100 --runs /work/run/learned --json results/learned.json
+
+The question alone is the text that image tokens are compared with, its options are not. Every method answers the same questions
+with the same numbers of tokens; each row is compared with the bundled head's, question by question. More heads, of other seeds
+or other losses, are named with ``--head NAME=FOLDER``. Runs can be stopped, and go on; ``--collect`` writes what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from benchmarks.measure import save, surroundings
+from benchmarks.scenes import CHANCE, SEEDS, Row, collected, table, unpacked
+from simignore import tiny
+from simignore.budget import AtLeast
+from simignore.evaluate import BENCHMARKS, paired, sweep
+from simignore.methods import METHODS, LearnedSimignore, Random, Simignore
+
+KEEPS = (0.5, 0.25, 0.125, 0.0625)
+INSIDE = ("FastV", "PyramidDrop", "SparseVLM")  # they see all image tokens in the decoder's first layers
+BUNDLED = "LearnedSimignore"
+console = Console(width=200)
+
+
+def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) -> list[Row]:
+    """Everything kept; for each budget chance, each method before the decoder with the question as text, the bundled head and
+    the others; and the bundled head by its own threshold. few: without methods but Simignore and Simignore2."""
+    found = [Row("all image tokens", 1.0), Row(f"{BUNDLED}, by its threshold", 0.0, LearnedSimignore(keep=AtLeast(0)))]
+    for keep in keeps:
+        found += [Row(CHANCE, keep, Random(keep=keep, seed=seed)) for seed in SEEDS]
+        for kind in METHODS.values():
+            if kind.video or kind in (Random, LearnedSimignore) or kind.__name__ in INSIDE:
+                continue
+            if few and not kind.__name__.startswith("Simignore"):
+                continue
+            with_span = "span" in {field.name for field in fields(kind)}
+            given = {"keep": keep, "span": "question"} if with_span else {"keep": keep}
+            found.append(Row(kind.__name__, keep, kind(**given)))  # type: ignore[arg-type]
+        found.append(Row("Simignore, options too", keep, Simignore(keep=keep, span="question+options")))
+        found.append(Row(BUNDLED, keep, LearnedSimignore(keep=keep)))
+        found += [
+            Row(f"{BUNDLED}, {name}", keep, LearnedSimignore(keep=keep, head=where)) for name, where in heads.items()
+        ]
+    return found
+
+
+def against(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each row with its share of what all tokens reach, and with the bundled head's advantage over it on the same questions:
+    over all, and over those of two hops."""
+    full = next(row for row in found if row["keep"] == 1.0)
+    kinds = list(full["kinds"])
+    best = {row["keep"]: row for row in found if row["label"] == BUNDLED}
+    for row in found:
+        row["of_full"] = round(row["accuracy"] / full["accuracy"], 5)
+        if row["keep"] not in best or row["label"] == BUNDLED:
+            continue
+        mine, own = (unpacked(one["hits"], one["questions"]) for one in (best[row["keep"]], row))
+        row["learned_minus_this"] = paired(mine, own)
+        hop = kinds.index("two_hop")
+        row["learned_minus_this_two_hop"] = paired(mine[hop :: len(kinds)], own[hop :: len(kinds)])
+    return found
+
+
+def main(
+    per_kind: Annotated[int, typer.Option(min=1, help="Questions of each kind.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 56,
+    seed: Annotated[int, typer.Option(min=0, max=9, help="Which part of the test split.")] = 4,
+    keep: Annotated[list[float] | None, typer.Option(help="Only these budgets; repeat for several.")] = None,
+    head: Annotated[list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more head.")] = None,
+    few: Annotated[bool, typer.Option("--few", help="Of other methods only Simignore and Simignore2.")] = False,
+    runs: Annotated[Path, typer.Option(help="Where runs are kept; what was stopped goes on.")] = Path("out/learned"),
+    collect: Annotated[bool, typer.Option("--collect", help="Ask nothing; write what was answered so far.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
+) -> None:
+    """Measure what learning is worth: the bundled head against methods that were not trained."""
+    heads = dict(one.split("=", 1) for one in head or [])
+    compared = rows(keep or KEEPS, heads, few)
+    if not collect:
+        model, processor = tiny.load()
+        benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind)  # type: ignore[call-arg]
+        items = benchmark.items()
+        with Progress(console=console, transient=True) as progress:
+            bar = progress.add_task("answers", total=len(compared) * len(items))
+            sweep(
+                model,
+                processor,
+                benchmark,
+                {row.key: row.method for row in compared},
+                items,
+                batch=batch,
+                folders={row.key: runs / row.key for row in compared},
+                tick=lambda count: progress.advance(bar, count),
+            )
+    found = against(collected(runs, compared))
+    if json is not None:
+        facts = {"weights": tiny.fingerprint(), "seed": seed, "heads": heads, "rows": found}
+        save(json, {**surroundings(torch.device("cpu")), **facts})
+    console.print(table(found))
+
+
+if __name__ == "__main__":
+    typer.run(main)

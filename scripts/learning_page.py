@@ -1,0 +1,81 @@
+"""The generated sections of ``docs/learning.md``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from claims_page import points
+
+from sections import LEARNED, MADE_BY, StaleError, footnote, markdown, read_result, same_weights, spoken
+from simignore.head import BUNDLED
+
+SHOWN = ("all image tokens", "LearnedSimignore", "Simignore2", "Simignore", "Simignore, options too")
+
+
+def table(root: Path) -> str:
+    """Every row: accuracy, share of what all tokens reach, and the bundled head's advantage over it."""
+    result = _result(root)
+    rows: list[Mapping[str, Any]] = result["rows"]
+    head = ("keeps", "", "right", "of all tokens'", "the head's advantage, points", "on two hops", "significant?")
+    cells = []
+    for keep in sorted({row["keep"] for row in rows}, reverse=True):
+        own = sorted((row for row in rows if row["keep"] == keep), key=lambda row: -float(row["accuracy"]))
+        for row in own:
+            versus = row.get("learned_minus_this")
+            cells.append(
+                [
+                    f"{keep:g}" if keep else f"{(row['held'] or 0) / 196:.3f}, mean",
+                    str(row["label"]),
+                    f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
+                    f"{row['of_full']:.1%}",
+                    points(versus),
+                    points(row.get("learned_minus_this_two_hop")),
+                    "" if versus is None else "yes" if versus["better"] else "no",
+                ]
+            )
+    what = f"{rows[0]['questions']:,} questions, the same for all, 95 % intervals, of differences by paired bootstrap"
+    return f"{markdown(head, cells)}\n\n{footnote(result, what)} To repeat it: `{MADE_BY[LEARNED]}`."
+
+
+def kinds(root: Path) -> str:
+    """Accuracy by kind of question at an eighth of the tokens."""
+    rows: list[Mapping[str, Any]] = _result(root)["rows"]
+    shown = [row for label in SHOWN for row in rows if row["label"] == label and row["keep"] in (1.0, 0.125)]
+    every = list(shown[0]["kinds"])
+    told = [[spoken(kind), *(_share(row["kinds"][kind]) for row in shown)] for kind in every]
+    return markdown(("", *(str(row["label"]) for row in shown)), told)
+
+
+def bundled(_: Path) -> str:
+    """What the bundled head is and how it was made."""
+    record = json.loads((BUNDLED / "training.json").read_text())
+    count, model = record["parameters"]["head"], record["parameters"]["model"]
+    hardware = record["hardware"]
+    return (
+        f"{count:,} parameters, {count / model:.2%} of the model's {model:,}; made by `{record['command']}` in "
+        f"{record['seconds'] / 60:.0f} minutes of one thread of {hardware['cpu']} (torch {record['versions']['torch']}), seed "
+        f"{record['settings']['seed']}. The whole record lies beside it: "
+        "[`training.json`](../src/simignore/heads/tiny/training.json)."
+    )
+
+
+def _share(one: Mapping[str, int]) -> str:
+    return f"{one['right'] / one['asked']:.0%}"
+
+
+def _result(root: Path) -> dict[str, Any]:
+    result = read_result(root, LEARNED)
+    same_weights(result, LEARNED)
+    if len({row["keep"] for row in result["rows"]}) < 2:
+        raise StaleError(f"{LEARNED} holds no budget; make it anew: {MADE_BY[LEARNED]}")
+    return result
+
+
+SECTIONS: dict[str, Callable[[Path], str]] = {
+    "learning-table": table,
+    "learning-kinds": kinds,
+    "learning-head": bundled,
+}
