@@ -172,7 +172,9 @@ def test_regions_follow_an_image_into_its_square():
     rows = batch["shows"][0, :, 0].view(4, 4).all(1).tolist()
     assert rows == [False, True, False, False]
     assert not bool(batch["shows"][0, :, 0].view(4, 4)[[0, 2, 3]].any())
-    tall = Example(partial(blank, 32, 64), "What colour is the star?", "red", regions=(("star", (0.5, 0.0, 1.0, 1.0)),))
+    tall = Example(
+        partial(blank, 32, 64), "What colour is the star?", "red", regions=(Region("star", (0.5, 0.0, 1.0, 1.0)),)
+    )
     batch = Collator(models.model(), processor(), ("question",), square=True, regions=True)([tall])
     assert batch["shows"][0, :, 0].view(4, 4).tolist() == [[False, False, True, False]] * 4
 
