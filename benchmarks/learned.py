@@ -48,6 +48,7 @@ def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) ->
             found.append(Row(kind.__name__, keep, kind(**given)))  # type: ignore[arg-type]
         found.append(Row("Simignore, options too", keep, Simignore(keep=keep, span="question+options")))
         found.append(Row(BUNDLED, keep, LearnedSimignore(keep=keep)))
+        found.append(Row(f"{BUNDLED}, highest scores", keep, LearnedSimignore(keep=keep, sharpness=None)))
         found += [
             Row(f"{BUNDLED}, {name}", keep, LearnedSimignore(keep=keep, head=where)) for name, where in heads.items()
         ]

@@ -39,15 +39,32 @@ def kept(selection, b):
 @pytest.mark.parametrize("seed", range(3))
 def test_it_keeps_what_the_head_scores_highest(seed):
     seen = view(sizes=[9, 14], seed=seed)
-    chosen = LearnedSimignore(keep=4, head=HEAD).choose(seen)
+    chosen = LearnedSimignore(keep=4, head=HEAD, sharpness=None).choose(seen)
     for b, own in enumerate(scores(seen)):
         assert kept(chosen, b) == sorted(sorted(range(len(own)), key=lambda n: -own[n])[:4])
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
+def test_with_a_sharpness_it_is_the_highest_scores_made_diverse(seed, sharpness):
+    seen = view(sizes=[9, 14], seed=seed)
+    plain = LearnedSimignore(keep=4, head=HEAD, sharpness=None)
+    chosen = LearnedSimignore(keep=4, head=HEAD, sharpness=sharpness).choose(seen)
+    wanted = Diverse(plain, sharpness=sharpness).choose(seen)
+    assert torch.equal(chosen.index, wanted.index) and torch.equal(chosen.source, wanted.source)
+    assert LearnedSimignore(keep=4, head=HEAD) == LearnedSimignore(keep=4, head=HEAD, sharpness=4)
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), "much"])
+def test_a_sharpness_that_is_none_is_refused(wrong):
+    with pytest.raises(ValueError, match="sharpness="):
+        LearnedSimignore(keep=4, head=HEAD, sharpness=wrong)
 
 
 def test_its_order_is_not_simignores():
     seen = view(n=60)
     assert not torch.equal(
-        LearnedSimignore(keep=20, head=HEAD).choose(seen).index, Simignore(keep=20).choose(seen).index
+        LearnedSimignore(keep=20, head=HEAD, sharpness=None).choose(seen).index, Simignore(keep=20).choose(seen).index
     )
 
 
@@ -63,11 +80,12 @@ def split():
 
 def test_at_least_zero_follows_the_heads_own_threshold_for_each_sample_and_a_cap_holds():
     seen, counts = split()
-    chosen = LearnedSimignore(keep=AtLeast(0), head=HEAD).choose(seen)
+    assert LearnedSimignore(keep=AtLeast(0), head=HEAD).choose(seen).count.tolist() == counts
+    chosen = LearnedSimignore(keep=AtLeast(0), head=HEAD, sharpness=None).choose(seen)
     assert chosen.count.tolist() == counts
     for b, own in enumerate(scores(seen)):
         assert kept(chosen, b) == [n for n, score in enumerate(own) if score >= 0]
-    capped = LearnedSimignore(keep=AtLeast(0, cap=4), head=HEAD).choose(seen)
+    capped = LearnedSimignore(keep=AtLeast(0, cap=4), head=HEAD, sharpness=None).choose(seen)
     assert capped.count.tolist() == [4, 4]
     for b, own in enumerate(scores(seen)):
         assert kept(capped, b) == sorted(sorted(range(len(own)), key=lambda n: -own[n])[:4])
@@ -144,7 +162,7 @@ def test_simignores_question_is_a_wish():
 def test_composed_it_counts_as_what_it_chooses_alone():
     seen = view(n=16)
     seen = replace(seen, hidden=seen.visual)
-    alone = LearnedSimignore(keep=5, head=HEAD)
+    alone = LearnedSimignore(keep=5, head=HEAD, sharpness=None)
     chosen = alone.choose(seen)
     assert torch.equal(Merged(alone).choose(seen).index, chosen.index)
     assert torch.equal(Product(alone, Simignore(keep=5), weight=0).choose(seen).index, chosen.index)
