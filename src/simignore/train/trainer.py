@@ -134,7 +134,7 @@ def arguments(folder: Path, settings: Settings) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         save_steps=settings.save_every,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=min(10, settings.steps),
         report_to=[],  # TensorBoard's callback is our own, see `_boards`
         remove_unused_columns=False,
         ddp_find_unused_parameters=True,
