@@ -14,9 +14,10 @@ from simignore.wording import SPANS
 class Objective:
     """Weights, temperature and schedule of the losses; what each is worth is measured in docs/learning.md.
 
-    flow: weight of the distillation of the decoder's flow. answer: of the answer's loss on the shortened sequence.
-    alignment: of patch-to-word contrast, where the data say which region shows what. needed: of the distance to the regions that
-        the question needs, where the data say so.
+    flow: weight of the distillation of the decoder's flow.
+    answer: of the answer's loss on the shortened sequence.
+    alignment: of patch-to-word contrast, where the data say which region shows what.
+    needed: of the distance to the regions that the question needs, where the data say so.
     budget: of the penalty that holds the learnt threshold to ``share``, beside the answer's loss under that threshold (with
         weight 1 where ``answer`` is 0); 0 leaves the threshold alone.
     measure, into: the teacher: "attention" or "saliency" into the "question" or the "answer". layers: the decoder layers it is
