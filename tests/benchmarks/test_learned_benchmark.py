@@ -1,0 +1,46 @@
+"""What the benchmark of learned heads compares, and how it is told."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+
+from benchmarks.learned import BUNDLED, INSIDE, KEEPS, against, rows
+from simignore.methods import METHODS
+from simignore.tiny.questions import KINDS
+
+
+def row(label: str, keep: float, hits: list[int]) -> dict:
+    return {
+        "label": label,
+        "keep": keep,
+        "accuracy": sum(hits) / len(hits),
+        "questions": len(hits),
+        "kinds": dict.fromkeys(KINDS),
+        "hits": base64.b64encode(np.packbits(np.array(hits) > 0).tobytes()).decode(),
+    }
+
+
+def test_every_method_before_the_decoder_is_compared_at_every_budget():
+    found = rows(KEEPS, {})
+    assert len({one.key for one in found}) == len(found)
+    wanted = {kind.__name__ for kind in METHODS.values() if not kind.video} - {*INSIDE, "Random"}
+    for keep in KEEPS:
+        assert wanted <= {one.label for one in found if one.keep == keep}
+    assert all(one.method is None or one.method.layer is None for one in found)
+    told = [one for one in found if one.label in ("Simignore", "Simignore2", "CDPruner", BUNDLED)]
+    assert {one.method.span for one in told} == {"question"}
+
+
+def test_the_bundled_head_is_compared_question_by_question_and_on_two_hops_alone():
+    count, hop = 4 * len(KINDS), KINDS.index("two_hop")
+    none = [0] * count
+    hops = [int(n % len(KINDS) == hop) for n in range(count)]
+    found = against([row("all", 1.0, [1] * count), row(BUNDLED, 0.125, hops), row("other", 0.125, none)])
+    assert found[1]["of_full"] == pytest.approx(1 / len(KINDS), abs=1e-5) and "learned_minus_this" not in found[1]
+    other = found[2]
+    assert other["learned_minus_this"]["difference"] == pytest.approx(1 / len(KINDS))
+    assert other["learned_minus_this_two_hop"]["difference"] == 1.0
+    assert "learned_minus_this" not in found[0]
