@@ -13,7 +13,6 @@ from processors import processor
 from simignore.head import Head
 from simignore.train import Example, Objective, Region, Student
 from simignore.train.collator import Collator
-from simignore.train.student import trained
 
 OBJECTIVE = Objective(layers=(1, 2), keeps=(0.25,), answer_from=0.5, spans=("question",))
 QUESTIONS = ("What colour is the star?", "Where is the red square in this picture?")
@@ -43,6 +42,10 @@ def batch(model, regions: bool = False) -> dict:
 def student(objective: Objective = OBJECTIVE, **rest: object) -> Student:
     model = models.fresh()
     return Student(model, Head(32, 4), objective, **rest)
+
+
+def trained(one: Student) -> dict:
+    return {name: p for name, p in one.named_parameters() if p.requires_grad}
 
 
 def told(one: Student, progress: float = 0.0, seed: int | str = 0, **rest: object) -> dict:

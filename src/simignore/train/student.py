@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -149,8 +149,3 @@ class Student(nn.Module):
         valid[:, 0] |= ~valid.any(-1)  # padding needs one token
         each = self.head.ranked(visual.repeat_interleave(w, 0), text, valid)  # [B*W, N]
         return each.view(b, w, -1).transpose(1, 2)
-
-
-def trained(student: Student) -> Mapping[str, nn.Parameter]:
-    """The parameters that learn, by name."""
-    return {name: p for name, p in student.named_parameters() if p.requires_grad}
