@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simignore.budget import budget
+from simignore.flow.asked import placed
 from simignore.head import Head
 from simignore.layout import Layout
 from simignore.parts import parts
@@ -73,6 +74,7 @@ class Student(nn.Module):
         -1 padding. words: [B, W, M'] token ids of what regions show, words_valid the same; shows: [B, N, W]. needed: [B, N]
         image tokens of the regions that the question needs.
         """
+        inputs = placed(inputs, self.base)  # in the type of its weights, whatever the family
         found = read(self.parts, inputs)
         if found is None or not all(found.counts):
             raise ValueError("a sample of this batch holds no image; every sample needs one")
