@@ -12,7 +12,7 @@ from simignore.wording import SPANS
 
 @dataclass(frozen=True)
 class Objective:
-    """Weights, temperature and schedule of the losses; what each is worth is measured in docs/learning.md.
+    """Weights, temperature and schedule of the losses; docs/learning.md says what is known of each.
 
     flow: weight of the distillation of the decoder's flow.
     answer: of the answer's loss on the shortened sequence.

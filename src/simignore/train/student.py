@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -78,35 +78,45 @@ class Student(nn.Module):
         found = read(self.parts, inputs)
         if found is None or not all(found.counts):
             raise ValueError("a sample of this batch holds no image; every sample needs one")
-        o = self.objective
-        text = self.parts.embed(query).detach()
-        counting, seen, flow = self.progress >= o.answer_from, None, None
-        parts_: dict[str, Tensor] = {}
-        aligned = bool(o.alignment) and words is not None
-        if o.flow or aligned or o.needed:
-            flow, seen = self._teacher(found, inputs, asking, labels)
-            valid = (found.image >= 0).to(seen.device)
-            score = self.head.ranked(seen, text, query_valid)
-            if o.flow:
-                parts_["flow"] = losses.flow_distillation(score, flow, valid, o.temperature)
-            if o.needed and needed is not None:
-                parts_["needed"] = losses.flow_distillation(score, needed, valid, o.temperature)
-            if aligned and words is not None and words_valid is not None and shows is not None:
-                pairs = self._named(seen, words, words_valid)
-                parts_["alignment"] = losses.alignment(pairs, shows, words_valid.any(-1), o.temperature)
-        if counting and (o.answer or o.budget):
-            parts_ |= self._under_cut(found, inputs, labels, text, query_valid)
-        weights = {
-            "flow": o.flow,
-            "answer": o.answer or 1.0,
-            "alignment": o.alignment,
-            "needed": o.needed,
-            "budget": o.budget,
-        }
-        if not parts_:  # nothing but what comes later
+        o, text = self.objective, self.parts.embed(query).detach()
+        regions = {"words": words, "words_valid": words_valid, "shows": shows, "needed": needed}
+        told: dict[str, Tensor] = {}
+        if o.flow or o.needed or (o.alignment and words is not None):
+            told |= self._before_cut(found, inputs, labels, asking, text, query_valid, regions)
+        if self.progress >= o.answer_from and (o.answer or o.budget):
+            told |= self._under_cut(found, inputs, labels, text, query_valid)
+        if not told:  # nothing but what comes later
             return {"loss": sum(p.sum() for p in self.head.parameters()) * 0.0}  # type: ignore[dict-item]
-        loss = sum(weights[name] * part for name, part in parts_.items() if name in weights)
-        return {"loss": loss, **{name: part.detach() for name, part in parts_.items()}}  # type: ignore[dict-item]
+        weights = {name: getattr(o, name) for name in ("flow", "needed", "alignment", "budget")}
+        weights["answer"] = o.answer or 1.0
+        loss = sum(weights[name] * part for name, part in told.items() if name in weights)
+        return {"loss": loss, **{name: part.detach() for name, part in told.items()}}
+
+    def _before_cut(
+        self,
+        found: Layout,
+        inputs: Given,
+        labels: Tensor,
+        asking: Tensor,
+        text: Tensor,
+        query_valid: Tensor,
+        regions: Mapping[str, Tensor | None],
+    ) -> dict[str, Tensor]:
+        """What is learnt of all image tokens at once: the decoder's flow, and what regions tell."""
+        o = self.objective
+        told: dict[str, Tensor] = {}
+        flow, seen = self._teacher(found, inputs, asking, labels)
+        valid = (found.image >= 0).to(seen.device)
+        score = self.head.ranked(seen, text, query_valid)
+        if o.flow:
+            told["flow"] = losses.flow_distillation(score, flow, valid, o.temperature)
+        if o.needed and (needed := regions["needed"]) is not None:
+            told["needed"] = losses.flow_distillation(score, needed, valid, o.temperature)
+        words, real, shows = (regions[name] for name in ("words", "words_valid", "shows"))
+        if o.alignment and words is not None and real is not None and shows is not None:
+            pairs = self._named(seen, words, real)
+            told["alignment"] = losses.alignment(pairs, shows, real.any(-1), o.temperature)
+        return told
 
     def _teacher(self, found: Layout, inputs: Given, asking: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Flow [B, N] and image tokens [B, N, D] of the untouched model."""
