@@ -34,6 +34,7 @@ ROOMS = [
     "observe",
     "tower",
     "splice",
+    "hops",
     "head",
     "methods",
     "surroundings",

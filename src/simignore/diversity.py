@@ -32,14 +32,25 @@ def diverse(
     how: "dpp" (:func:`dpp`) or "max-min" (:func:`max_min`), with the scores between 0 and 1, to the power ``sharpness``, as
     quality or weight. Raises ValueError where scores or features are not numbers.
     """
-    score = score.to(features.device)
-    quality = levelled(score, view.valid) ** sharpness
-    unit, longest = units(features, view.valid), max(counts, default=0)
-    order = dpp(unit, quality, view.valid, longest) if how == "dpp" else max_min(unit, view.valid, longest, quality)
-    order, told, broken = fetched(order, score.to(quality.dtype), unit.isnan().any(-1))
+    quality = levelled(score.to(features.device), view.valid) ** sharpness
+    order, told = arranged(view, score, features, quality, max(counts, default=0), how)
+    return by_order(order, view.real, counts, told)
+
+
+def arranged(
+    view: View, score: Tensor, features: Tensor, quality: Tensor, count: int, how: How = "dpp"
+) -> tuple[Tensor, Tensor]:
+    """The ``count`` tokens [B, count] that are chosen first by quality [B, N] and by how unlike their features [B, N, D] are,
+    and the scores [B, N] by which quality was told, both on the host, for which the device is waited for once.
+
+    Tokens of quality 0 follow all others. Raises ValueError where scores or features are not numbers.
+    """
+    unit = units(features, view.valid)
+    order = dpp(unit, quality, view.valid, count) if how == "dpp" else max_min(unit, view.valid, count, quality)
+    order, told, broken = fetched(order, score.to(quality.device, quality.dtype), unit.isnan().any(-1))
     check_numbers(told, view.real)
     refuse(broken, "features")
-    return by_order(order, view.real, counts, told)
+    return order, told
 
 
 def both(first: Tensor, second: Tensor, valid: Tensor, weight: float) -> Tensor:

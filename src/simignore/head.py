@@ -14,8 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from simignore.hops import nearby, same_thing
+
 BUNDLED = Path(__file__).parent / "heads" / "tiny"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
+TENTH = 0.1  # a score of -0.1 is e times less likely than the best; so scores with and without hops are of one size
+TINY, LOWEST = 1e-20, -1e4
 UNREADABLE = (
     SafetensorError,
     OSError,
@@ -41,6 +45,74 @@ A head for simignore: it scores the image tokens of a vision-language model by t
 """
 
 
+def soft_maximum(pairs: Tensor, text_valid: Tensor, sharpness: Tensor) -> Tensor:
+    """[B, N] of [B, N, M] the soft maximum over real text tokens. sharpness: the log of k."""
+    sharp = sharpness.to(pairs.dtype).exp()
+    pairs = (pairs * sharp).masked_fill(~text_valid[:, None], -math.inf)
+    return (pairs.logsumexp(-1) - text_valid.sum(-1, keepdim=True).to(pairs.dtype).log()) / sharp
+
+
+class Onward(nn.Module):
+    """The hops of a :class:`Head`. All but two matrices are single numbers, most of them kept as logarithms."""
+
+    def __init__(self, width: int, rank: int, hops: int) -> None:
+        super().__init__()
+        self.text = nn.Parameter(torch.zeros(rank, width))  # B' [r, D]
+        self.bias = nn.Parameter(torch.zeros(rank))  # b' [r]
+        self.turns = nn.Parameter(torch.zeros(hops + 1, width))  # how the text mixes the maps
+        self.turn = nn.Parameter(torch.zeros(hops + 1))
+
+        def number(value: float) -> nn.Parameter:
+            return nn.Parameter(torch.tensor(value))
+
+        self.sharpness = number(math.log(10.0))  # of the second similarity
+        self.heat = number(math.log(0.07))  # temperature of the first map
+        self.next_heat = number(math.log(0.1))  # and of the hops'
+        self.reach = number(math.log(0.05))  # of a hop, in sides of the picture
+        self.size = number(math.log(0.14))  # of a thing
+        self.likeness = number(math.log(4.0))  # how much alike its tokens must look
+        self.contrast = number(1.0)  # power of a map before it is spread
+        self.away = number(2.0)  # how much a hop avoids what is in the map already
+
+    def forward(
+        self, head: Head, likeness: Tensor, seen: Tensor, said: Tensor, text_valid: Tensor, where: Tensor
+    ) -> Tensor:
+        """[B, N] a tenth of the log of the mixed maps; their best token has 0. likeness: [B, N] the first similarity; the
+        rest as in :meth:`Head.ranked`, of length 1."""
+        real = ~where.isnan().any(-1)
+        if not bool(real.any(1).all()):
+            raise ValueError(
+                "this head looks beside what a question names, and image tokens of this model have no places to be beside; "
+                "train a head with hops=0"
+            )
+        real, where = real.to(seen.device), where.nan_to_num(0.0).to(seen.device, seen.dtype)
+        n = {name: value.to(seen.dtype).exp() for name, value in self.named_parameters() if not value.dim()}
+        contrast, away = (value.to(seen.dtype) for value in (self.contrast, self.away))
+
+        def spread(raw: Tensor) -> Tensor:
+            mass = (contrast * (raw - raw.amax(-1, keepdim=True))).exp().masked_fill(~real, 0)
+            return _log(same_thing(mass, seen, where, n["size"], n["likeness"]), real)
+
+        wanted = head.lowered(said, self.text, self.bias)
+        asked = soft_maximum(seen @ wanted.transpose(1, 2), text_valid, self.sharpness) / n["next_heat"]
+        words = said.masked_fill(~text_valid[..., None], 0).sum(1)  # [B, D]
+        shares = (words @ self.turns.T.to(words.dtype) + self.turn.to(words.dtype)).log_softmax(-1)  # [B, hops + 1]
+        maps = [spread((likeness / n["heat"]).masked_fill(~real, LOWEST))]
+        for _ in range(len(self.turn) - 1):
+            last = maps[-1]
+            around = nearby(last.exp(), where, n["reach"]).clamp(min=TINY).log()
+            taken = (last - last.amax(-1, keepdim=True)).exp()
+            hop = asked + around + away * torch.log1p(-0.98 * taken)
+            maps.append(spread(hop.masked_fill(~real, LOWEST)))
+        mixed = torch.logsumexp(torch.stack(maps, 1) + shares[..., None], 1)
+        return (mixed - mixed.amax(-1, keepdim=True)) * TENTH
+
+
+def _log(mass: Tensor, real: Tensor) -> Tensor:
+    """[B, N] the log of a map, divided by its sum over real tokens."""
+    return mass.clamp(min=TINY).log().masked_fill(~real, LOWEST).log_softmax(-1)
+
+
 class Head(
     nn.Module,
     PyTorchModelHubMixin,
@@ -48,27 +120,40 @@ class Head(
     tags=["vision-language", "token-pruning"],
     model_card_template=CARD,
 ):
-    """Scores image tokens by a text: cosine similarity plus a learnt correction of low rank, less a learnt threshold.
+    """Scores image tokens by a text: cosine similarity plus a learnt correction of low rank, and what lies beside that.
 
     The similarity of an image token v and a text token t, both of length 1, is ``v.t + (A v).(B t + b)``. Of all text tokens'
-    similarities the soft maximum ``log(mean(exp(k s))) / k`` is taken, which for a large k is the largest plus a constant. From
-    that the threshold ``c + mean(w.t)`` over the text's tokens is taken away; it is the same for all image tokens of a
-    question, so it never changes their order: a token stays by the head's own judgement where its score is at least 0.
+    similarities the soft maximum ``log(mean(exp(k s))) / k`` is taken, which for a large k is the largest plus a constant.
 
-    Why it works: embeddings of image and text are only as alike as the model's training happened to make them. A correction
-    of rank r can make a word look for what its question needs ("closest": every object), and costs one matrix product of r
-    columns. A new head has B = 0 and is the paper's similarity. Source: this project; the low-rank form is LoRA's (arXiv
-    2106.09685).
+    With ``hops`` the head goes on from there, as the question does that asks for "the object closest to the ring". What was
+    found is a map p, the softmax of the similarities. It is spread over the things that it lies on (over tokens close by that
+    look alike, :func:`simignore.hops.same_thing`), and each hop takes it to what the text asks for beside them: the softmax of
+    a second similarity ``(A v).(B' t + b')``, plus the log of how much of p lies nearby (:func:`simignore.hops.nearby`), less
+    what is in p already, spread again. The maps are mixed in shares that the text decides, and the score is a tenth of the log
+    of the mixture, 0 for the sample's best token.
+
+    From the score the threshold ``c + mean(w.t)`` over the text's tokens is taken away; it is the same for all image tokens of
+    a question, so it never changes their order: a token stays by the head's own judgement where its score is at least 0.
+
+    Why it works: embeddings of image and text are only as alike as the model's training happened to make them, and what a
+    question needs may lie beside what it names. A correction of rank r costs one matrix product of r columns, and a hop a few
+    sums over all pairs of image tokens. A new head has B = 0 and, without hops, is the paper's similarity. Source: this
+    project; the low-rank form is LoRA's (arXiv 2106.09685).
 
     width: D, of the decoder's input embeddings. rank: r. base: the model it was trained beside, for people to read.
+    hops: how often the map is carried on; needs to know where image tokens lie. judges: whether its threshold was learnt.
     Saved by ``save_pretrained`` as safetensors with a config; ``from_pretrained`` and ``push_to_hub`` are the hub's own.
     """
 
-    def __init__(self, width: int, rank: int = 32, base: str = "", seed: int = 0) -> None:
+    def __init__(
+        self, width: int, rank: int = 32, base: str = "", seed: int = 0, hops: int = 0, judges: bool = False
+    ) -> None:
         super().__init__()
         if width < 1 or rank < 1:
             raise ValueError(f"a head of width={width} and rank={rank} has nothing to learn; both must be at least 1")
-        self.width, self.rank, self.base = width, rank, base
+        if hops < 0:
+            raise ValueError(f"hops={hops} must not be negative; 0 scores tokens by what they show alone")
+        self.width, self.rank, self.base, self.hops, self.judges = width, rank, base, hops, judges
         drawn = torch.randn(rank, width, generator=torch.Generator().manual_seed(seed))
         self.image = nn.Parameter(drawn / math.sqrt(rank))  # A [r, D]
         self.text = nn.Parameter(torch.zeros(rank, width))  # B [r, D]
@@ -76,12 +161,14 @@ class Head(
         self.sharpness = nn.Parameter(torch.tensor(math.log(10.0)))  # log k
         self.threshold = nn.Parameter(torch.zeros(()))  # c
         self.demand = nn.Parameter(torch.zeros(width))  # w [D]
+        self.onward = Onward(width, rank, hops) if hops else None
 
-    def forward(self, visual: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
+    def forward(self, visual: Tensor, text: Tensor, text_valid: Tensor, where: Tensor | None = None) -> Tensor:
         """[B, N] scores of image tokens [B, N, D] by text tokens [B, M, D], of which ``text_valid`` [B, M] are real, in
         float32 or better.
 
-        Raises ValueError for embeddings of another width.
+        where: [B, N, 3] of :func:`simignore.hops.spots`, for a head with hops. Raises ValueError for embeddings of another
+        width, and where hops are to be made among tokens without places.
         """
         if visual.shape[-1] != self.width:
             raise ValueError(
@@ -89,24 +176,34 @@ class Head(
                 f"those here have {visual.shape[-1]}; train one with `simignore train --model ...` and name its folder as head="
             )
         with torch.autocast(visual.device.type, enabled=False):
-            return self.ranked(visual, text, text_valid) - self.demanded(text, text_valid)[:, None]
+            return self.ranked(visual, text, text_valid, where) - self.demanded(text, text_valid)[:, None]
 
-    def ranked(self, visual: Tensor, text: Tensor, text_valid: Tensor) -> Tensor:
+    def ranked(self, visual: Tensor, text: Tensor, text_valid: Tensor, where: Tensor | None = None) -> Tensor:
         """[B, N] the scores before the threshold is taken away."""
         exact = torch.promote_types(visual.dtype, torch.float32)
         seen, said = normalize(visual.to(exact), dim=-1), normalize(text.to(exact), dim=-1)
-        low = said @ self.text.T.to(exact) + self.bias  # [B, M, r]
-        wanted = said + low @ self.image.to(exact)  # [B, M, D]: one product with the many image tokens
-        pairs = seen @ wanted.transpose(1, 2)  # [B, N, M]
-        sharp = self.sharpness.to(exact).exp()
-        pairs = (pairs * sharp).masked_fill(~text_valid[:, None], -math.inf)
-        return (pairs.logsumexp(-1) - text_valid.sum(-1, keepdim=True).to(exact).log()) / sharp
+        wanted = said + self.lowered(said, self.text, self.bias)  # [B, M, D]: one product with the many image tokens
+        likeness = soft_maximum(seen @ wanted.transpose(1, 2), text_valid, self.sharpness)
+        if self.onward is None:
+            return likeness
+        if where is None:
+            raise ValueError("a head with hops must be told where the image tokens lie; pass where=spots(view.patches)")
+        found: Tensor = self.onward(self, likeness, seen, said, text_valid, where)
+        return found
+
+    def lowered(self, said: Tensor, text: Tensor, bias: Tensor) -> Tensor:
+        """[B, M, D] what text tokens of length 1 look for by the low-rank correction: (B t + b) A."""
+        return (said @ text.T.to(said.dtype) + bias.to(said.dtype)) @ self.image.to(said.dtype)
 
     def demanded(self, text: Tensor, text_valid: Tensor) -> Tensor:
         """[B] the threshold of each question."""
         exact = torch.promote_types(text.dtype, torch.float32)
         said = normalize(text.to(exact), dim=-1) @ self.demand.to(exact)  # [B, M]
         return self.threshold + said.masked_fill(~text_valid, 0).sum(-1) / text_valid.sum(-1)
+
+    def similarity(self) -> list[nn.Parameter]:
+        """What the first similarity is made of; hops learn quicker while it stands still."""
+        return [self.image, self.text, self.bias, self.sharpness]
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, **rest: Any) -> Head:

@@ -130,10 +130,16 @@ def check_numbers(score: Tensor, valid: Tensor) -> None:
         raise ValueError("a score is not a number (NaN): the features hold NaN, or a method divided by zero")
 
 
+def ranked(score: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """[B, N] tokens by falling score, padding last, and the scores, both on the host."""
+    score, valid = _checked(score, valid)
+    order = score.masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
+    return _real_first(order, valid), score
+
+
 def _best(score: Tensor, valid: Tensor, counts: Sequence[int]) -> Selection:
     """The ``counts[b]`` best tokens of each sample, in reading order."""
-    order = score.masked_fill(~valid, -math.inf).argsort(dim=1, descending=True, stable=True)
-    order = _real_first(order, valid)
+    order, score = ranked(score, valid)
     rank = torch.arange(score.shape[1])
     wanted = rank < torch.tensor(counts)[:, None]  # [B, N] by rank
     kept = torch.zeros_like(valid).scatter(1, order, wanted) & valid

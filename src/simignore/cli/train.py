@@ -34,6 +34,9 @@ def train(
     without: Annotated[str | None, _data(help="Shapes that no scene shows, by commas.")] = None,
     square: Annotated[bool, _data(help="Pad images to squares, as LLaVA-1.5 was trained.")] = False,
     rank: Annotated[int, _goal(min=1, help="Of the head's two matrices.")] = 32,
+    hops: Annotated[
+        int, _goal(min=0, help="How often the head looks beside what it found, for questions of what is near what.")
+    ] = 0,
     adapters: Annotated[
         int, _goal(min=0, help="Rank of LoRA in projector and decoder; 0: the model stays as it is.")
     ] = 0,
@@ -41,6 +44,10 @@ def train(
         list[str] | None,
         _goal("--goal", metavar="NAME=VALUE", help="A field of simignore.train.Objective (flow=0); repeatable."),
     ] = None,
+    prepare: Annotated[
+        int, _run(min=0, help="So many examples go through the model once, before all steps; 0: each at its step.")
+    ] = 0,
+    prepared: Annotated[Path | None, _run(help="Where those are kept, for several runs; default: in --out.")] = None,
     steps: Annotated[int, _run(min=1, help="Updates.")] = 600,
     batch: Annotated[int, _run(min=1, help="Examples at once on one device.")] = 28,
     accumulate: Annotated[int, _run(min=1, help="Batches of one update.")] = 1,
@@ -70,6 +77,8 @@ def train(
         accumulate=accumulate,
         rate=rate,
         rank=rank,
+        hops=hops,
+        prepared=prepare,
         adapters=adapters,
         adapter_rate=adapter_rate,
         precision=precision,
@@ -79,6 +88,8 @@ def train(
         save_every=save_every,
         objective=_objective(Objective, goals),
     )
+    if prepared is not None and not prepare:
+        raise ValueError("--prepared names where prepared examples are kept; say with --prepare how many")
     told = {"data": data, "images": images, "count": count, "kinds": kinds, "without": without}
     if data == SCENES:
         if images is not None:
@@ -102,7 +113,7 @@ def train(
 
         examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
     words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
-    run(loaded, processor, examples, out, settings, words)
+    run(loaded, processor, examples, out, settings, words, prepared)
     typer.echo(f"wrote {out}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
 
 

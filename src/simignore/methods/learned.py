@@ -6,39 +6,47 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from simignore.budget import check_number
-from simignore.diversity import diverse
+from simignore.budget import Budget, check_number
+from simignore.diversity import arranged
 from simignore.head import load_head
+from simignore.hops import spots
 from simignore.methods.base import Scorer, check_choice, needed
+from simignore.select import by_order, ranked
 from simignore.types import Selection, View
 from simignore.wording import SPANS
 
 
 @dataclass(frozen=True)
 class LearnedSimignore(Scorer):
-    """Score each image token by a trained head on its embedding and the text's, and choose greedily among the best under a
-    determinantal point process, so that nothing is taken twice.
+    """Score each image token by a trained head on its embedding, its place and the text's embedding; of those that the head
+    finds worth keeping at all, choose greedily under a determinantal point process, so that nothing is taken twice.
 
     Why it works: what a question needs does not always resemble its words: nothing in "what colour is the object closest to the
     ring" resembles the object. The head learnt, from the decoder's own flow, from answers under the cut, or from regions that
-    questions need, which tokens are read; and a second token of the same thing tells little, so few are enough for all that
-    is needed. Source: this project, after arXiv 2412.09817; what was measured is in docs/learning.md.
+    questions need, which tokens are read; a second token of the same thing tells little; and tokens of other things do harm,
+    so a budget is not used up for its own sake. Source: this project, after arXiv 2412.09817; what was measured is in
+    docs/learning.md.
 
-    keep: see :class:`Method`; ``AtLeast(0)`` keeps what the head itself finds worth keeping, more for one question than for
-        another, with a cap as ``AtLeast(0, cap=0.25)``.
+    keep: see :class:`Method`. A count or a fraction is the most that stays: of fewer tokens whose score is at least 0, the
+        head's own threshold, only those do, and the best one at any rate; see ``exact``. ``AtLeast(0)`` keeps all that the
+        head finds worth keeping, ``AtLeast(0, cap=0.25)`` at most a quarter.
     head: the folder that ``simignore train`` wrote, or a head's name on the Hugging Face hub; None: the bundled head, which
         serves the bundled model. Raises ValueError if it was trained for embeddings of another width.
     span: the part of the prompt to compare with, as in :class:`Simignore`; heads are trained on the question. Without a
         query that is all that the user said.
-    sharpness: the power to which scores, put between 0 and 1 per sample, are raised as quality beside diversity, as in
-        :class:`Diverse`; None: the highest scores stay, whatever they show twice.
+    sharpness: how much a score counts beside diversity: quality is exp(sharpness x score). None: the highest scores stay,
+        whatever they show twice.
+    exact: keep as many tokens as ``keep`` says, also those that the head finds not worth it; a head whose threshold was not
+        learnt always does.
     """
 
     head: str | None = None
     span: str = "question"
-    sharpness: float | None = 4.0
+    sharpness: float | None = 5.0
+    exact: bool = False
 
     source: ClassVar[str] = "this project"
     needs: ClassVar[tuple[str, ...]] = ("visual", "text")
@@ -56,12 +64,24 @@ class LearnedSimignore(Scorer):
 
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")
-        found: Tensor = load_head(self.head, visual.device)(visual, text, needed(view.text_valid, "text_valid"))
+        head = load_head(self.head, visual.device)
+        where = spots(view.patches) if head.hops else None
+        found: Tensor = head(visual, text, needed(view.text_valid, "text_valid"), where)
         return found
 
     def choose(self, view: View) -> Selection:
-        if self.sharpness is None:
-            return super().choose(view)
         score, visual = self.score(view), needed(view.visual, "visual")
         counts, notes = self.counted(view, score)
-        return replace(diverse(view, score, visual, counts, sharpness=self.sharpness), notes=notes)
+        judged = load_head(self.head).judges and not self.exact and not isinstance(self.keep, Budget)
+        if self.sharpness is None:
+            order, told = ranked(score, view.real)
+        else:
+            best = score.masked_fill(~view.valid, -torch.inf).amax(1, keepdim=True)
+            quality = (self.sharpness * (score - best)).exp()
+            if judged:
+                quality = quality.masked_fill(score < 0, 0)
+            order, told = arranged(view, score, visual, quality, max(counts, default=0))
+        if judged:
+            worth = ((told >= 0) & view.real).sum(1).tolist()
+            counts = [min(count, max(1, few)) for count, few in zip(counts, worth, strict=True)]
+        return replace(by_order(order, view.real, counts, told), notes=notes)

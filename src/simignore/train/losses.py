@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 
 def flow_distillation(score: Tensor, flow: Tensor, valid: Tensor, temperature: float) -> Tensor:
@@ -26,6 +26,22 @@ def flow_distillation(score: Tensor, flow: Tensor, valid: Tensor, temperature: f
     student = (score.float() / temperature).masked_fill(~valid, -math.inf).log_softmax(1).masked_fill(~valid, 0)
     each = (torch.special.xlogy(teacher, teacher) - teacher * student).sum(1)  # [B]
     found: Tensor = each.sum() / telling.sum().clamp(min=1)
+    return found
+
+
+def separation(score: Tensor, needed: Tensor, valid: Tensor, slope: float, lost: float = 1.0) -> Tensor:
+    """How badly 0 parts the scores [B, N] of needed tokens from those of the others: binary cross-entropy of
+    sigmoid(score / slope), in nats, in which needed tokens weigh ``lost`` times as much.
+
+    needed: [B, N]. Samples of which nothing or everything is needed say nothing and are left out.
+    """
+    needed = needed.bool() & valid
+    telling = needed.any(1) & (valid & ~needed).any(1)  # [B]
+    each = binary_cross_entropy_with_logits(
+        score.float() / slope, needed.float(), reduction="none", pos_weight=torch.tensor(lost, device=score.device)
+    )
+    each = each.masked_fill(~valid, 0).sum(1) / valid.sum(1).clamp(min=1)
+    found: Tensor = each.masked_fill(~telling, 0).sum() / telling.sum().clamp(min=1)
     return found
 
 

@@ -18,6 +18,8 @@ class Objective:
     answer: of the answer's loss on the shortened sequence.
     alignment: of patch-to-word contrast, where the data say which region shows what.
     needed: of the distance to the regions that the question needs, where the data say so.
+    separate: of the learnt threshold's own loss, where the data say which regions the question needs: their tokens belong
+        above it and the others below, and to lose one is ``lost`` times as bad as to keep another.
     budget: of the penalty that holds the learnt threshold to ``share``, beside the answer's loss under that threshold (with
         weight 1 where ``answer`` is 0); 0 leaves the threshold alone.
     measure, into: the teacher: "attention" or "saliency" into the "question" or the "answer". layers: the decoder layers it is
@@ -27,6 +29,8 @@ class Objective:
     noise, slope: of the relaxed choice, in units of the score: Gumbel noise that lets other tokens in, and how soft the step at
         the threshold is to the gradient.
     answer_from: the share of all steps after which the answer's loss sets in; before, there is only the quick distillation.
+    hops_alone: the share of all steps in which a head with hops learns nothing but those; its first similarity is the paper's
+        until then. Without such a beginning the similarity learns to find by itself what hops should, and they are never used.
     share: of image tokens that the learnt threshold should keep on average.
     spans: what of the prompt the head is shown as text, in turn.
     """
@@ -35,6 +39,7 @@ class Objective:
     answer: float = 1.0
     alignment: float = 0.0
     needed: float = 0.0
+    separate: float = 0.0
     budget: float = 0.0
     measure: Measure = "attention"
     into: str = "question"
@@ -44,23 +49,26 @@ class Objective:
     noise: float = 0.1
     slope: float = 0.1
     answer_from: float = 0.3
+    hops_alone: float = 0.125
     share: float = 0.125
+    lost: float = 10.0
     spans: tuple[str, ...] = ("question", "question", "question+options", "user")
 
     def __post_init__(self) -> None:
         for field in fields(self):
             if isinstance(getattr(self, field.name), int | float) or field.type == "float":
                 object.__setattr__(self, field.name, check_number(field.name, getattr(self, field.name)))
-        for name in ("flow", "answer", "alignment", "needed", "budget", "noise"):
+        for name in ("flow", "answer", "alignment", "needed", "separate", "budget", "noise"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name):g} must not be negative; 0 leaves it out")
-        for name in ("temperature", "slope"):
+        for name in ("temperature", "slope", "lost"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}={getattr(self, name):g} must be above 0")
-        if not self.flow + self.answer + self.alignment + self.needed + self.budget:
+        if not self.flow + self.answer + self.alignment + self.needed + self.separate + self.budget:
             raise ValueError("all weights are 0, so there is nothing to learn; give flow or answer a weight")
-        if not 0 <= self.answer_from < 1:
-            raise ValueError(f"answer_from={self.answer_from:g} is a share of all steps in [0, 1)")
+        for name in ("answer_from", "hops_alone"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name):g} is a share of all steps in [0, 1)")
         for name, values in (("share", (self.share,)), ("keeps", self.keeps)):
             if not values or not all(0 < check_number(name, value) <= 1 for value in values):
                 raise ValueError(f"{name}={getattr(self, name)!r}: give fractions of the image tokens in (0, 1]")

@@ -28,6 +28,7 @@ from simignore.train.adapters import ADAPTER, adapt
 from simignore.train.collator import Collator
 from simignore.train.data import Example
 from simignore.train.objective import Objective
+from simignore.train.prepare import gathered, prepare
 from simignore.train.student import Student
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ class Settings:
     """How long and how fast a head trains; together with the objective and the data all that a run follows from.
 
     steps: updates. batch: examples of one device at once. accumulate: batches of one update. rate: the peak learning rate, a
-    cosine after ``warmup`` steps. rank: of the head. adapters: rank of LoRA in decoder and projector, 0 for none;
+    cosine after ``warmup`` steps. rank, hops: of the head. prepared: so many examples run through the model once, before the
+    head learns, and then as often through the head as the steps ask for; 0 runs each through the model when its turn comes.
+    adapters: rank of LoRA in decoder and projector, 0 for none;
     adapter_rate: their learning rate. precision: "float32", "bfloat16" or "float16" (mixed). workers: processes that make
     batches ready. square: pad images to squares. save_every: steps between checkpoints, of which the last two are kept.
     """
@@ -51,6 +54,8 @@ class Settings:
     rate: float = 2e-3
     warmup: int = 20
     rank: int = 32
+    hops: int = 0
+    prepared: int = 0
     adapters: int = 0
     adapter_rate: float = 1e-4
     precision: str = "float32"
@@ -66,16 +71,30 @@ class Settings:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.rate <= 0 or self.adapter_rate <= 0 or self.adapters < 0 or self.warmup < 0:
             raise ValueError(f"{self}: rates must be above 0, ranks and steps not negative")
+        if self.hops < 0 or self.prepared < 0:
+            raise ValueError(f"hops={self.hops}, prepared={self.prepared}: neither may be negative")
+        if self.prepared and (self.objective.answer or self.objective.budget or self.adapters):
+            raise ValueError(
+                f"prepared={self.prepared}: answers under the cut, the budget's penalty and adapters need the model at every "
+                "step; set the goals answer=0 and budget=0 and adapters=0, or leave prepared out"
+            )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision!r} is none of float32, bfloat16, float16")
 
 
 def train(
-    model: nn.Module, processor: Any, examples: Dataset[Example], folder: Path, settings: Settings, data: str = ""
+    model: nn.Module,
+    processor: Any,
+    examples: Dataset[Example],
+    folder: Path,
+    settings: Settings,
+    data: str = "",
+    prepared: Path | None = None,
 ) -> Head:
     """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was.
 
-    data: what the examples are, in words, for the record. The folder then holds the head (safetensors and config), the record
+    data: what the examples are, in words, for the record. prepared: the folder of what was prepared, which several runs may
+    share; by default in ``folder``. The folder then holds the head (safetensors and config), the record
     ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder ``adapter``.
     Raises ValueError for a folder that holds a run with other settings, UnsupportedModelError for a model that cannot be cut.
     """
@@ -86,17 +105,23 @@ def train(
         layers = convergence(model, processor, examples)
     record["layers"] = list(layers)
     adapted_model = adapt(model, settings.adapters) if settings.adapters else None
-    head = Head(p.embed.embedding_dim, settings.rank, _name(model), settings.seed)
+    judges = bool(o.separate or o.budget)
+    head = Head(p.embed.embedding_dim, settings.rank, _name(model), settings.seed, settings.hops, judges)
     student = Student(model, head, o, layers, adapted_model)
     record["parameters"] = {
         "head": sum(x.numel() for x in head.parameters()),
         "adapters": sum(x.numel() for name, x in student.named_parameters() if "lora_" in name),
         "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
     }
+    collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
+    if settings.prepared:
+        about = _followed(record, settings)
+        examples = prepare(student, collator, examples, prepared or folder / "prepared", settings.prepared, about)  # type: ignore[assignment]
+        collator = gathered
     trainer = HeadTrainer(
         student,
         arguments(folder, settings),
-        data_collator=Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed)),
+        data_collator=collator,
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
         callbacks=_boards(folder),
@@ -114,6 +139,13 @@ def train(
     return head
 
 
+def _followed(record: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """What the records of :func:`simignore.train.prepare.prepare` follow from."""
+    o = settings.objective
+    told = {"base": record["base"], "data": record["data"], "layers": record["layers"], "square": settings.square}
+    return told | {"spans": o.spans, "measure": o.measure, "into": o.into}
+
+
 def arguments(folder: Path, settings: Settings) -> TrainingArguments:
     """The trainer's settings."""
     return TrainingArguments(
@@ -125,6 +157,7 @@ def arguments(folder: Path, settings: Settings) -> TrainingArguments:
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
         weight_decay=0.0,
+        max_grad_norm=5.0,  # of a head's few numbers; those of hops are large in the beginning
         adam_beta2=0.98,
         bf16=settings.precision == "bfloat16",
         fp16=settings.precision == "float16",

@@ -1,0 +1,163 @@
+"""What the untouched model gives a head to learn from, computed once and kept: a head then learns in minutes.
+
+As long as nothing is learnt under the cut, a head's losses read image tokens, the decoder's flow and regions, and all of these
+stay as they are while it learns. So each example runs through the model once, and through the head as often as is wanted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from simignore.train.collator import Collator, padded
+from simignore.train.data import Example
+from simignore.train.student import Student
+
+Record = dict[str, Tensor]
+ABOUT = "prepared.json"
+OFTEN = ("flow", "layers", "measure", "into")  # what only matters where flow is learnt
+FILL = {"where": torch.nan, "query": 0, "words": 0}
+
+
+class Prepared(Dataset[Record]):
+    """The records of :func:`prepare`, read from their files as they are asked for.
+
+    A record holds ``visual`` [N, D] in bfloat16, ``query`` [M] ids, and where they were wanted ``flow`` [N], ``where`` [N, 3],
+    ``needed`` [N], ``words`` [W, M'] with ``words_valid``, and ``shows`` [N, W].
+    """
+
+    def __init__(self, folder: Path, count: int, batch: int) -> None:
+        self.folder, self.count, self.batch = folder, count, batch
+        self._open: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> Record:
+        if not 0 <= number < self.count:
+            raise IndexError(f"record {number} of {self.count}")
+        shard, row = divmod(number, self.batch)
+        if shard not in self._open:
+            self._open[shard] = safe_open(_shard(self.folder, shard), "pt")  # mapped, not read
+        file = self._open[shard]
+        own = [name for name in file.keys() if name.startswith(f"{row}.")]  # noqa: SIM118
+        return {name.partition(".")[2]: file.get_tensor(name) for name in own}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_open": {}}  # a worker opens the files itself
+
+
+def prepare(
+    student: Student,
+    collator: Collator,
+    examples: Dataset[Example],
+    folder: Path,
+    count: int,
+    about: Mapping[str, Any],
+    batch: int = 28,
+    tick: Callable[[int], None] = lambda done: None,
+) -> Prepared:
+    """Run the first ``count`` examples through the model and keep in ``folder`` what a head learns from.
+
+    What is there already is not computed again, so a run that was killed goes on, and several runs may share a folder: about
+    says what the records follow from, and tick is called with the number of examples that are done. Raises ValueError for a
+    folder of other records.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = min(count, len(examples))  # type: ignore[arg-type]
+    _check(
+        folder,
+        {
+            **about,
+            "batch": batch,
+            "flow": bool(student.objective.flow),
+            "where": bool(student.head.hops),
+            "regions": collator.regions,
+        },
+    )
+    for shard, start in enumerate(range(0, count, batch)):
+        numbers = range(start, min(start + batch, len(examples)))  # type: ignore[arg-type]
+        if not _shard(folder, shard).exists():
+            _save(_records(student, collator([examples[n] for n in numbers])), _shard(folder, shard))
+        tick(min(start + batch, count))
+    return Prepared(folder, count, batch)
+
+
+def gathered(records: Sequence[Record]) -> dict[str, Any]:
+    """Records as one batch for a :class:`Student`, padded on the right."""
+    seen: dict[str, Tensor] = {"valid": _stacked([torch.ones(len(one["visual"]), dtype=torch.bool) for one in records])}
+    batch: dict[str, Any] = {}
+    for name in records[0]:
+        stacked = _stacked([one[name] for one in records], FILL.get(name, 0))
+        if name in ("visual", "flow", "where"):
+            seen[name] = stacked
+        else:
+            batch[name] = stacked
+    batch["query"], batch["query_valid"] = padded([one["query"] for one in records], 0)
+    return {**batch, "seen": seen}
+
+
+def _records(student: Student, batch: dict[str, Any]) -> list[Record]:
+    """One record for each sample of a batch of the collator's."""
+    device = next(student.base.parameters()).device
+    moved = {name: _moved(value, device) for name, value in batch.items()}
+    seen = student.look(student.given(moved["inputs"]), moved["labels"], moved["asking"])
+    found = []
+    for b, real in enumerate(seen["valid"]):
+        n = int(real.sum())
+        one = {"visual": seen["visual"][b, :n].bfloat16(), "query": batch["query"][b][batch["query_valid"][b]]}
+        one |= {name: seen[name][b, :n] for name in ("flow", "where") if name in seen}
+        one |= {name: batch[name][b, :n] for name in ("needed", "shows") if name in batch}
+        one |= {name: batch[name][b] for name in ("words", "words_valid") if name in batch}
+        found.append({name: value.cpu().contiguous() for name, value in one.items()})
+    return found
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _moved(one, device) for name, one in value.items()}
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _stacked(rows: Sequence[Tensor], fill: float = 0) -> Tensor:
+    """Tensors of one rank as one, each in the corner of its row."""
+    shape = [max(row.shape[axis] for row in rows) for axis in range(rows[0].dim())]
+    out = torch.full((len(rows), *shape), fill, dtype=rows[0].dtype)
+    for place, row in zip(out, rows, strict=True):
+        place[tuple(slice(0, size) for size in row.shape)] = row
+    return out
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.safetensors"
+
+
+def _save(records: Sequence[Record], file: Path) -> None:
+    """Written beside and renamed, so that a kill leaves no half file."""
+    beside = file.with_suffix(".part")
+    save_file({f"{row}.{name}": value for row, one in enumerate(records) for name, value in one.items()}, beside)
+    beside.replace(file)
+
+
+def _check(folder: Path, about: dict[str, Any]) -> None:
+    """The folder is empty, or holds records of the same kind; those with flow or places serve who wants none."""
+    file, told = folder / ABOUT, json.loads(json.dumps(about))
+    if not file.exists():
+        if any(folder.glob("*.safetensors")):
+            raise ValueError(f"{folder} holds files of something else; name an empty folder with --prepared")
+        file.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        return
+    there = json.loads(file.read_text())
+    spare = {name for name in ("where", "regions") if not told[name]} | set(() if told["flow"] else OFTEN)
+    if changed := sorted(name for name in {*told, *there} - spare if told.get(name) != there.get(name)):
+        raise ValueError(
+            f"{folder} was prepared with another {', '.join(changed)}; take the same, or name another folder with --prepared"
+        )
