@@ -24,7 +24,7 @@ from benchmarks.scenes import CHANCE, SEEDS, Row, collected, table, unpacked
 from simignore import tiny
 from simignore.budget import AtLeast
 from simignore.evaluate import BENCHMARKS, paired, sweep
-from simignore.methods import METHODS, Diverse, FasterVLM, LearnedSimignore, Product, Random, Simignore
+from simignore.methods import METHODS, LearnedSimignore, Random, Simignore
 
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 INSIDE = ("FastV", "PyramidDrop", "SparseVLM")  # they see all image tokens in the decoder's first layers
@@ -48,14 +48,8 @@ def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) ->
             found.append(Row(kind.__name__, keep, kind(**given)))  # type: ignore[arg-type]
         found.append(Row("Simignore, options too", keep, Simignore(keep=keep, span="question+options")))
         found.append(Row(BUNDLED, keep, LearnedSimignore(keep=keep)))
-        found.append(
-            Row(
-                f"{BUNDLED} x attention, diverse",
-                keep,
-                Diverse(Product(LearnedSimignore(keep=keep), FasterVLM(keep=keep))),
-            )
-        )
-        found.append(Row(f"{BUNDLED}, highest scores", keep, LearnedSimignore(keep=keep, sharpness=None)))
+        found.append(Row(f"{BUNDLED}, exact", keep, LearnedSimignore(keep=keep, exact=True)))
+        found.append(Row(f"{BUNDLED}, not diverse", keep, LearnedSimignore(keep=keep, sharpness=None)))
         found += [
             Row(f"{BUNDLED}, {name}", keep, LearnedSimignore(keep=keep, head=where)) for name, where in heads.items()
         ]

@@ -28,7 +28,7 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.heads import fitting
+from benchmarks.heads import HOPS, RANK, fitting
 from benchmarks.measure import Watch, interleaved, ratio, save, summary, surroundings
 from benchmarks.own_work import AGAIN, FULL, MASK, NATIVE, bars, own_work
 from benchmarks.shapes import SHAPES, Shape, model, native, prompts, questions
@@ -120,7 +120,7 @@ def configured(name: str, keep: int, shape: Shape) -> Method:
         return Chain(Simignore(keep=first), FastV(keep=keep, layer=min(5, shape.layers - 1)))
     if name not in METHODS:
         raise typer.BadParameter(f"no method {name!r}; there are {', '.join([*METHODS, 'chain'])}")
-    return METHODS[name](keep=keep, **fitting(METHODS[name], shape.width))  # type: ignore[arg-type]
+    return METHODS[name](keep=keep, **fitting(METHODS[name], shape.width, RANK, HOPS))  # type: ignore[arg-type]
 
 
 def cases(shape: Shape, whole: Any, batch: int, keep: int, methods: Mapping[str, Method], seed: int) -> dict[str, Case]:

@@ -259,6 +259,9 @@ def main(
                 f"{len(lost)} rows of {json} would be lost, such as {lost[0]}; grow it with the same --keep"
             )
         known = known_rows(older, compared)
+        if new := [row.label for row in compared if row.key not in known]:
+            console.print(f"left out, for {json} does not hold them: {', '.join(new)}")
+            compared = [row for row in compared if row.key in known]
         starts = [
             *older.get("starts", []),
             {name: older[name] for name in ("date", "command", "commit", "versions", "hardware")},

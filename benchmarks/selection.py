@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.heads import fitting
+from benchmarks.heads import HOPS, RANK, fitting
 from benchmarks.measure import interleaved, save, summary, surroundings
 from benchmarks.views import view
 from simignore.methods import METHODS
@@ -44,7 +44,7 @@ console = Console(width=160)
 
 def cut(name: str, keep: int, width: int) -> Cut:
     """The first cut of a method by name, for embeddings of this width."""
-    return METHODS[name](keep=keep, **fitting(METHODS[name], width)).cuts()[0]  # type: ignore[arg-type]
+    return METHODS[name](keep=keep, **fitting(METHODS[name], width, RANK, HOPS)).cuts()[0]  # type: ignore[arg-type]
 
 
 def simignore_loop(seen: View, keep: int) -> list[int]:

@@ -91,6 +91,7 @@ def train(
     if prepared is not None and not prepare:
         raise ValueError("--prepared names where prepared examples are kept; say with --prepare how many")
     told = {"data": data, "images": images, "count": count, "kinds": kinds, "without": without}
+    told["seed"] = seed if data == SCENES else None  # which scenes; a file's examples are the same for every seed
     if data == SCENES:
         if images is not None:
             raise ValueError("scenes are drawn, not read; leave out --images")
