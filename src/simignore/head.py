@@ -89,9 +89,11 @@ class Onward(nn.Module):
         n = {name: value.to(seen.dtype).exp() for name, value in self.named_parameters() if not value.dim()}
         contrast, away = (value.to(seen.dtype) for value in (self.contrast, self.away))
 
+        around, over = nearby(where, n["reach"]), same_thing(seen, where, n["size"], n["likeness"])
+
         def spread(raw: Tensor) -> Tensor:
             mass = (contrast * (raw - raw.amax(-1, keepdim=True))).exp().masked_fill(~real, 0)
-            return _log(same_thing(mass, seen, where, n["size"], n["likeness"]), real)
+            return over(mass).clamp(min=TINY).log().masked_fill(~real, LOWEST).log_softmax(-1)
 
         wanted = head.lowered(said, self.text, self.bias)
         asked = soft_maximum(seen @ wanted.transpose(1, 2), text_valid, self.sharpness) / n["next_heat"]
@@ -100,17 +102,11 @@ class Onward(nn.Module):
         maps = [spread((likeness / n["heat"]).masked_fill(~real, LOWEST))]
         for _ in range(len(self.turn) - 1):
             last = maps[-1]
-            around = nearby(last.exp(), where, n["reach"]).clamp(min=TINY).log()
             taken = (last - last.amax(-1, keepdim=True)).exp()
-            hop = asked + around + away * torch.log1p(-0.98 * taken)
+            hop = asked + around(last.exp()).clamp(min=TINY).log() + away * torch.log1p(-0.98 * taken)
             maps.append(spread(hop.masked_fill(~real, LOWEST)))
         mixed = torch.logsumexp(torch.stack(maps, 1) + shares[..., None], 1)
         return (mixed - mixed.amax(-1, keepdim=True)) * TENTH
-
-
-def _log(mass: Tensor, real: Tensor) -> Tensor:
-    """[B, N] the log of a map, divided by its sum over real tokens."""
-    return mass.clamp(min=TINY).log().masked_fill(~real, LOWEST).log_softmax(-1)
 
 
 class Head(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simignore.types import Patches
 
+Carry = Callable[[Tensor], Tensor]
 CHUNK = 512  # rows of distances held at once
 FAR = 10.0  # between tokens of two pictures, in sides
 
@@ -40,33 +41,43 @@ def spots(patches: Patches) -> Tensor:
     return out
 
 
-def nearby(mass: Tensor, where: Tensor, reach: Tensor) -> Tensor:
-    """[B, N] ``sum_j mass_j exp(-d_ij / reach)``: how much of ``mass`` [B, N] lies around each token.
+def nearby(where: Tensor, reach: Tensor) -> Carry:
+    """``p -> sum_j p_j exp(-d_ij / reach)``: how much of a map p [B, N] lies around each token.
 
     where: [B, N, 3], :func:`spots`, without padding that is not a number. reach: a share of the picture's side.
     """
-    return _gathered(mass, where, lambda start, apart: -apart / reach)
+    return _carry(where, lambda rows, apart: -apart / reach)
 
 
-def same_thing(mass: Tensor, seen: Tensor, where: Tensor, size: Tensor, likeness: Tensor) -> Tensor:
-    """[B, N] ``sum_j mass_j exp(likeness (v_i . v_j - 1) - (d_ij / size)^2)``: how much of ``mass`` [B, N] lies on what is
-    close to each token and looks like it.
+def same_thing(seen: Tensor, where: Tensor, size: Tensor, likeness: Tensor) -> Carry:
+    """``p -> sum_j p_j exp(likeness (v_i . v_j - 1) - (d_ij / size)^2)``: how much of a map p [B, N] lies on what is close to
+    each token and looks like it.
 
     seen: [B, N, D] of length 1. where: :func:`spots`. size: a share of the picture's side.
     """
 
-    def weight(start: int, apart: Tensor) -> Tensor:
-        alike = seen[:, start : start + CHUNK] @ seen.transpose(1, 2)
-        return likeness * (alike - 1) - (apart / size).square()
+    def weight(rows: slice, apart: Tensor) -> Tensor:
+        return likeness * (seen[:, rows] @ seen.transpose(1, 2) - 1) - (apart / size).square()
 
-    return _gathered(mass, where, weight)
+    return _carry(where, weight)
 
 
-def _gathered(mass: Tensor, where: Tensor, weight: Callable[[int, Tensor], Tensor]) -> Tensor:
-    found = []
-    for start in range(0, where.shape[1], CHUNK):
-        rows = where[:, start : start + CHUNK]
-        apart = torch.cdist(rows[..., 1:], where[..., 1:], compute_mode="donot_use_mm_for_euclid_dist")  # [B, chunk, N]
-        apart = apart.masked_fill(rows[..., None, 0] != where[:, None, :, 0], FAR)
-        found.append((weight(start, apart).exp() @ mass[..., None])[..., 0])
-    return torch.cat(found, 1)
+def _carry(where: Tensor, weight: Callable[[slice, Tensor], Tensor]) -> Carry:
+    """Sums with weights exp(weight). Those of few tokens are held for all maps to come, of many they are made anew."""
+
+    def weights(rows: slice) -> Tensor:
+        return weight(rows, _apart(where, rows)).exp()
+
+    n = where.shape[1]
+    if n <= CHUNK:
+        held = weights(slice(n))
+        return lambda mass: (held @ mass[..., None])[..., 0]
+    chunks = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+    return lambda mass: torch.cat([(weights(rows) @ mass[..., None])[..., 0] for rows in chunks], 1)
+
+
+def _apart(where: Tensor, rows: slice) -> Tensor:
+    """[B, rows, N] distances in sides of the picture."""
+    steps = where[:, rows, None, 1:] - where[:, None, :, 1:]
+    apart = steps.square().sum(-1).sqrt()
+    return apart.masked_fill(where[:, rows, None, 0] != where[:, None, :, 0], FAR)
