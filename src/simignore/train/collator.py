@@ -9,14 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from simignore.evaluate.answering import processed
 from simignore.evaluate.pictures import opened, squared
 from simignore.parts import parts
 from simignore.prompt import Asked, answered, marks, phrase
 from simignore.splice.reading import read
-from simignore.train.data import Example
+from simignore.train.data import Example, Region
 from simignore.train.teacher import IGNORED
+
+COVERED = (
+    1 / 8
+)  # of a token's area, from which on it shows a region; a scene's patches belong to things in the same way
 
 
 class Collator:
@@ -70,8 +75,7 @@ class Collator:
     def _shown(
         self, examples: Sequence[Example], inputs: Mapping[str, Any], sizes: Sequence[tuple[int, int]]
     ) -> dict[str, Tensor]:
-        """The names of the regions [B, W, M], which image tokens show them [B, N, W], those whose middle is inside, and which
-        the question needs [B, N]."""
+        """The names of the regions [B, W, M], which image tokens show them [B, N, W], and which the question needs [B, N]."""
         found = read(self.parts, inputs)
         if found is None:
             return {}
@@ -86,13 +90,12 @@ class Collator:
         shows = torch.zeros(*found.image.shape, most, dtype=torch.bool)
         needed = torch.zeros(found.image.shape, dtype=torch.bool)
         for b, example in enumerate(examples):
-            x, y = _middles(found.patches, b).T
+            cells = _cells(found.patches, b)
             if self.square:  # the image lies in the middle of its square
-                width, height = (max(sizes[b]) / side for side in sizes[b])
-                x, y = (x - 0.5) * width + 0.5, (y - 0.5) * height + 0.5
+                stretch = torch.tensor([max(sizes[b]) / side for side in sizes[b]]).repeat(2)
+                cells = (cells - 0.5) * stretch + 0.5
             for region in example.regions:
-                left, top, right, bottom = region.box
-                inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+                inside = _inside(region, cells)
                 shows[b, : len(inside), names[b].index(region.words)] |= inside
                 if region.needed:
                     needed[b, : len(inside)] |= inside
@@ -100,19 +103,39 @@ class Collator:
         return {"words": flat.view(shape), "words_valid": valid.view(shape), "shows": shows, "needed": needed}
 
 
-def _middles(patches: Any, sample: int) -> Tensor:
-    """[N, 2] the middle of each image token, x and y as fractions of the image; outside of it where that is not known."""
+def _inside(region: Region, cells: Tensor) -> Tensor:
+    """[N] True for the cells [N, 4] of whose area the region's mask covers an eighth; or whose middle its box holds."""
+    x, y = (cells[:, :2] + cells[:, 2:]).T / 2
+    if region.mask is None:
+        left, top, right, bottom = region.box
+        held: Tensor = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+        return held
+    mask = torch.as_tensor(region.mask()).double()
+    sums = pad(mask.cumsum(0).cumsum(1), (1, 0, 1, 0))  # [H + 1, W + 1] over all that lies above and left
+    height, width = mask.shape
+    on = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)
+    size = torch.tensor([width, height]).repeat(2)
+    left, top, right, bottom = (cells * size).round().long().clamp(torch.zeros(4, dtype=torch.long), size).T
+    covered = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    shown: Tensor = on & (covered >= COVERED * (right - left) * (bottom - top)) & (covered > 0)
+    return shown
+
+
+def _cells(patches: Any, sample: int) -> Tensor:
+    """[N, 4] left, top, right and bottom of each image token, as fractions of the image; outside of it where that is not
+    known."""
     found = []
     for number, row, column in zip(
         *(x[sample].tolist() for x in (patches.grid, patches.row, patches.column)), strict=True
     ):
         grid = patches.grids[sample][number] if number >= 0 else None
         if grid is None or grid.kind == "tokens":
-            found.append((-1.0, -1.0))
+            found.append((-1.0, -1.0, -1.0, -1.0))
             continue
         left, top, right, bottom = grid.box or (0.0, 0.0, 1.0, 1.0)
-        x = left + (right - left) * (column + 0.5) / grid.columns
-        found.append((x, top + (bottom - top) * (row + 0.5) / grid.rows))
+        across, down = (right - left) / grid.columns, (bottom - top) / grid.rows
+        x, y = left + across * column, top + down * row
+        found.append((x, y, x + across, y + down))
     return torch.tensor(found)
 
 

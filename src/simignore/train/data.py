@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,11 +24,13 @@ APART = 500_000  # scenes of one seed
 @dataclass(frozen=True)
 class Region:
     """A part of an image. words: what it shows. box: (left, top, right, bottom) as fractions of the image's width and height.
-    needed: whether the question needs it."""
+    needed: whether the question needs it. mask: gives [H, W] True where it is seen, for the whole image; where there is one the
+    box is not read."""
 
     words: str
     box: tuple[float, float, float, float]
     needed: bool = False
+    mask: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +104,24 @@ class Scenes(Dataset[Example]):
             asked.options,
             None,
             "letter" if letter else "text",
-            tuple(Region(thing.name, _box(thing), n in asked.needs) for n, thing in enumerate(scene.things)),
+            tuple(
+                Region(thing.name, _box(thing), n in asked.needs, partial(_seen, scene, n))
+                for n, thing in enumerate(scene.things)
+            ),
         )
 
 
 def _draw(scene: Scene, scale: int) -> Any:
     return render(scene, scale)[0]
+
+
+@lru_cache(maxsize=2)  # one scene's things are asked for in a row
+def _owner(scene: Scene) -> Any:
+    return render(scene)[1]
+
+
+def _seen(scene: Scene, number: int) -> Any:
+    return _owner(scene) == number + 1
 
 
 def _box(thing: Any) -> tuple[float, float, float, float]:
