@@ -20,6 +20,7 @@ from simignore.types import Selection, View
 
 How = Literal["dpp", "max-min"]
 CHUNK = 512  # rows of similarities held at once
+NONE = -1e4  # the log of quality 0
 GONE = -1e30  # the gain of what is chosen already, or is padding
 SLACK = 1e-5  # differences of gains that are rounding
 
@@ -102,8 +103,9 @@ def dpp(unit: Tensor, quality: Tensor, valid: Tensor, count: int) -> Tensor:
         q = quality.to(unit.dtype).masked_fill(~valid, 0)
         rest = q * q * unit.square().sum(-1)  # [B, N] d^2
         floor = 1e-6 * rest.amax(1, keepdim=True).clamp(min=torch.finfo(rest.dtype).tiny)
-        # what follows when nothing is gained: below every gain, by quality
-        after = (q / q.amax(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny) - 2).masked_fill(~valid, GONE)
+        # what follows when nothing is gained: below every gain, by quality, also where that is tiny; 0 last
+        after = (q / q.amax(1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)).log().clamp(min=NONE) - 1
+        after = after.masked_fill(~valid, GONE)
         scaled = unit * q[..., None]
         rows = unit.new_zeros(b, count, n)  # the Cholesky factor, a row for each choice
         order = []

@@ -53,7 +53,13 @@ def soft_maximum(pairs: Tensor, text_valid: Tensor, sharpness: Tensor) -> Tensor
 
 
 class Onward(nn.Module):
-    """The hops of a :class:`Head`. All but two matrices are single numbers, most of them kept as logarithms."""
+    """The hops of a :class:`Head`. All but two matrices are single numbers, most of them kept as logarithms.
+
+    With s and s' the two similarities, each divided by its temperature, and maps that are divided by their sum, the first map
+    is p = spread(exp s) and each next one is spread(exp(s') nearby(p) (1 - 0.98 p / max p)^away), where spread(x) =
+    same_thing(x^contrast). Their shares in the mixture are the softmax over maps of the text's summed tokens times ``turns``,
+    plus ``turn``.
+    """
 
     def __init__(self, width: int, rank: int, hops: int) -> None:
         super().__init__()
@@ -80,19 +86,20 @@ class Onward(nn.Module):
         """[B, N] a tenth of the log of the mixed maps; their best token has 0. likeness: [B, N] the first similarity; the
         rest as in :meth:`Head.ranked`, of length 1."""
         real = ~where.isnan().any(-1)
-        if not bool(real.any(1).all()):
+        if bool((~where[..., 0].isnan() & ~real).any()):
             raise ValueError(
                 "this head looks beside what a question names, and image tokens of this model have no places to be beside; "
                 "train a head with hops=0"
             )
         real, where = real.to(seen.device), where.nan_to_num(0.0).to(seen.device, seen.dtype)
+        seen = seen.masked_fill(~real[..., None], 0)  # 0 times what padding holds must be 0
         n = {name: value.to(seen.dtype).exp() for name, value in self.named_parameters() if not value.dim()}
         contrast, away = (value.to(seen.dtype) for value in (self.contrast, self.away))
 
         around, over = nearby(where, n["reach"]), same_thing(seen, where, n["size"], n["likeness"])
 
         def spread(raw: Tensor) -> Tensor:
-            mass = (contrast * (raw - raw.amax(-1, keepdim=True))).exp().masked_fill(~real, 0)
+            mass = (contrast * (raw - raw.amax(-1, keepdim=True))).masked_fill(~real, LOWEST).exp()  # 0 in the padding
             return over(mass).clamp(min=TINY).log().masked_fill(~real, LOWEST).log_softmax(-1)
 
         wanted = head.lowered(said, self.text, self.bias)

@@ -6,39 +6,53 @@ N x N matrix is held: rows are computed a few hundred at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from simignore.types import Patches
+from simignore.types import Grid, Patches
 
 Carry = Callable[[Tensor], Tensor]
 CHUNK = 512  # rows of distances held at once
 FAR = 10.0  # between tokens of two pictures, in sides
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
 def spots(patches: Patches) -> Tensor:
     """[B, N, 3] where the middle of each image token lies: the number of its picture, and x and y in shares of the picture's
-    longer side; not numbers for padding and for tokens without a place (learned queries), on the host.
+    longer side; not numbers for padding, and of tokens without a place (learned queries) only the first is one. On the host.
 
-    Tiles of one image whose boxes are known lie on one picture; every frame of a video is a picture.
+    Tiles of one image whose boxes are known lie on one picture, whose sides are measured in patches of the finest of them (an
+    overview may be squeezed); every frame of a video is a picture.
     """
     out = torch.full((*patches.grid.shape, 3), torch.nan)
     for b, grids in enumerate(patches.grids):
-        pictures: dict[tuple[int, ...], int] = {}
-        for number, grid in enumerate(grids):
+        names = [_picture(grid, number) for number, grid in enumerate(grids)]
+        sides: dict[tuple[int, ...], tuple[float, float]] = {}  # of each picture, in patches
+        for name, grid in zip(names, grids, strict=True):
+            sides[name] = max(sides.get(name, (0.0, 0.0)), _sides(grid), key=math.prod)
+        for number, (name, grid) in enumerate(zip(names, grids, strict=True)):
+            here = patches.grid[b] == number
+            out[b, here, 0] = float([*sides].index(name))
             if grid.kind == "tokens":
                 continue
-            own = (grid.image, grid.time) if grid.box is not None else (grid.image, grid.time, number)
-            picture = pictures.setdefault(own, len(pictures))
-            left, top, right, bottom = grid.box or (0.0, 0.0, 1.0, 1.0)
-            across, down = grid.columns / (right - left), grid.rows / (bottom - top)  # the picture's sides in patches
-            here = patches.grid[b] == number
-            x = (left * across + patches.column[b][here] + 0.5) / max(across, down)
-            y = (top * down + patches.row[b][here] + 0.5) / max(across, down)
-            out[b, here] = torch.stack([torch.full_like(x, float(picture)), x, y], -1)
+            left, top, right, bottom = grid.box or WHOLE
+            across, down = (side / max(sides[name]) for side in sides[name])
+            out[b, here, 1] = (left + (patches.column[b][here] + 0.5) * ((right - left) / grid.columns)) * across
+            out[b, here, 2] = (top + (patches.row[b][here] + 0.5) * ((bottom - top) / grid.rows)) * down
     return out
+
+
+def _picture(grid: Grid, number: int) -> tuple[int, ...]:
+    return (grid.image, grid.time) if grid.box is not None else (grid.image, grid.time, number)
+
+
+def _sides(grid: Grid) -> tuple[float, float]:
+    """How many of its columns and rows the whole picture holds."""
+    left, top, right, bottom = grid.box or WHOLE
+    return grid.columns / (right - left), grid.rows / (bottom - top)
 
 
 def nearby(where: Tensor, reach: Tensor) -> Carry:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from methods.test_methods import view
+from torch.nn.functional import normalize
 
 import models
 from benchmarks.heads import random_head
@@ -44,15 +45,41 @@ def test_it_keeps_what_the_head_scores_highest(seed):
         assert kept(chosen, b) == sorted(sorted(range(len(own)), key=lambda n: -own[n])[:4])
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("sharpness", [0.0, 1.0, 4.0])
+def greedy(features, score, sharpness, count):
+    """The greedy choice that makes the determinant of diag(q) S diag(q) largest, q = exp(sharpness (score - best)); what the
+    slack of gains would call equal must not be left to it, so no gain may come that close to another."""
+    unit = normalize(features.double(), dim=-1)
+    quality = (sharpness * (score.double() - score.double().max())).exp()
+    kernel = quality[:, None] * (unit @ unit.T) * quality[None]
+    chosen: list[int] = []
+    for _ in range(count):
+        left = [i for i in range(len(score)) if i not in chosen]
+        grown = {i: float(torch.linalg.det(kernel[[*chosen, i]][:, [*chosen, i]])) for i in left}
+        best, second = [*sorted(grown.values(), reverse=True), 0.0][:2]
+        assert best > second * (1 + 1e-4) or not chosen
+        chosen.append(max(grown, key=grown.get))
+    return sorted(chosen)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sharpness", [0.1, 1.0, 5.0])
 def test_with_a_sharpness_it_is_the_highest_scores_made_diverse(seed, sharpness):
-    seen = view(sizes=[9, 14], seed=seed)
-    plain = LearnedSimignore(keep=4, head=HEAD, sharpness=None)
-    chosen = LearnedSimignore(keep=4, head=HEAD, sharpness=sharpness).choose(seen)
-    wanted = Diverse(plain, sharpness=sharpness).choose(seen)
-    assert torch.equal(chosen.index, wanted.index) and torch.equal(chosen.source, wanted.source)
-    assert LearnedSimignore(keep=4, head=HEAD) == LearnedSimignore(keep=4, head=HEAD, sharpness=4)
+    seen, head = view(sizes=[9, 14], d=8, seed=seed), random_head(8)
+    chosen = LearnedSimignore(keep=4, head=head, sharpness=sharpness).choose(seen)
+    flat = LearnedSimignore(keep=4, head=head, sharpness=None).choose(seen)
+    for b, own in enumerate(scores(seen, head)):
+        assert kept(chosen, b) == greedy(seen.visual[b, : len(own)], torch.tensor(own), sharpness, 4)
+    assert sharpness > 0.1 or not torch.equal(chosen.index, flat.index)
+    torch.testing.assert_close(chosen.score, flat.score, equal_nan=True)
+    assert LearnedSimignore(keep=4, head=head) == LearnedSimignore(keep=4, head=head, sharpness=5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_with_great_sharpness_the_highest_scores_stay_also_far_below_the_best(seed):
+    """There qualities are tiny, and their order is still that of the scores."""
+    seen = view(sizes=[30, 40], seed=seed)
+    flat = LearnedSimignore(keep=20, head=HEAD, sharpness=None).choose(seen)
+    assert torch.equal(LearnedSimignore(keep=20, head=HEAD, sharpness=12).choose(seen).index, flat.index)
 
 
 @pytest.mark.parametrize("wrong", [-1, float("nan"), "much"])

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simignore.budget import Budget, check_number
+from simignore.budget import Budget, OfAll, check_number
 from simignore.diversity import arranged
 from simignore.head import load_head
 from simignore.hops import spots
@@ -72,14 +72,18 @@ class LearnedSimignore(Scorer):
     def choose(self, view: View) -> Selection:
         score, visual = self.score(view), needed(view.visual, "visual")
         counts, notes = self.counted(view, score)
-        judged = load_head(self.head).judges and not self.exact and not isinstance(self.keep, Budget)
+        judged = (
+            load_head(self.head).judges
+            and not self.exact
+            and (isinstance(self.keep, OfAll) or not isinstance(self.keep, Budget))
+        )
         if self.sharpness is None:
             order, told = ranked(score, view.real)
         else:
             best = score.masked_fill(~view.valid, -torch.inf).amax(1, keepdim=True)
-            quality = (self.sharpness * (score - best)).exp()
+            quality = (self.sharpness * (score - best)).exp().clamp(min=torch.finfo(score.dtype).tiny)
             if judged:
-                quality = quality.masked_fill(score < 0, 0)
+                quality = quality.masked_fill(score < best.clamp(max=0), 0)  # the best one has a chance at any rate
             order, told = arranged(view, score, visual, quality, max(counts, default=0))
         if judged:
             worth = ((told >= 0) & view.real).sum(1).tolist()

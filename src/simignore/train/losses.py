@@ -37,8 +37,9 @@ def separation(score: Tensor, needed: Tensor, valid: Tensor, slope: float, lost:
     """
     needed = needed.bool() & valid
     telling = needed.any(1) & (valid & ~needed).any(1)  # [B]
+    logit = (score.float() / slope).masked_fill(~(valid & telling[:, None]), 0)  # no slope comes from what is not read
     each = binary_cross_entropy_with_logits(
-        score.float() / slope, needed.float(), reduction="none", pos_weight=torch.tensor(lost, device=score.device)
+        logit, needed.float(), reduction="none", pos_weight=torch.tensor(lost, device=score.device)
     )
     each = each.masked_fill(~valid, 0).sum(1) / valid.sum(1).clamp(min=1)
     found: Tensor = each.masked_fill(~telling, 0).sum() / telling.sum().clamp(min=1)
