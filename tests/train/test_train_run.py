@@ -249,6 +249,18 @@ def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
         (("scenes", "--rate", 0), "rates must be above 0"),
         (("scenes", "--images", "."), "scenes are drawn, not read; leave out --images"),
         (("scenes", "--kinds", "songs"), "kinds: songs is none of"),
+        (
+            ("scenes", "--prepared", "there"),
+            "--prepared names where prepared examples are kept; say with --prepare how many",
+        ),
+        (
+            ("scenes", "--prepare", 9),
+            "prepared=9: answers under the cut, the budget's penalty and adapters need the model",
+        ),
+        (("scenes", "--prepare", -1), "greater than or equal to 0"),
+        (("scenes", "--hops", -1), "greater than or equal to 0"),
+        (("scenes", "--goal", "lost=0"), "lost=0 must be above 0"),
+        (("scenes", "--goal", "hops_alone=1"), "hops_alone=1 is a share of all steps"),
         (("lost.jsonl",), "no file lost.jsonl"),
         (("lost.jsonl", "--without", "star"), "--kinds and --without choose among rendered scenes"),
     ],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,8 +117,29 @@ def train(
 
         examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
     words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
-    run(loaded, processor, examples, out, settings, words, prepared)
+    with _preparing(min(prepare, len(examples))) as tick:
+        run(loaded, processor, examples, out, settings, words, prepared, tick)
     typer.echo(f"wrote {out}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
+
+
+@contextmanager
+def _preparing(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr of the process that prepares, told how many examples are done; gone when all are."""
+    from simignore.cli.benchmarks import progress
+
+    done = 0
+    with ExitStack() as opened:
+        others = os.environ.get("LOCAL_RANK", "0") != "0"
+        more = opened.enter_context(progress("examples through the model", total, quiet=others or not total))
+
+        def tick(now: int) -> None:
+            nonlocal done
+            more(now - done)
+            done = now
+            if now >= total:
+                opened.close()
+
+        yield tick
 
 
 def _objective(kind: Any, goals: dict[str, Any]) -> Any:

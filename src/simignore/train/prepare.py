@@ -7,8 +7,10 @@ stay as they are while it learns. So each example runs through the model once, a
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -68,25 +70,22 @@ def prepare(
     """Run the first ``count`` examples through the model and keep in ``folder`` what a head learns from.
 
     What is there already is not computed again, so a run that was killed goes on, and several runs may share a folder: about
-    says what the records follow from, and tick is called with the number of examples that are done. Raises ValueError for a
-    folder of other records.
+    says what the records follow from beside the examples, and tick is called with the number of examples that are done. Raises
+    ValueError for a folder of other records.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    count = min(count, len(examples))  # type: ignore[arg-type]
-    _check(
-        folder,
-        {
-            **about,
-            "batch": batch,
-            "flow": bool(student.objective.flow),
-            "where": bool(student.head.hops),
-            "regions": collator.regions,
-        },
-    )
+    there: int = len(examples)  # type: ignore[arg-type]
+    count = min(count, there)
+    wanted = {
+        "flow": bool(student.objective.flow),
+        "where": bool(student.head.hops),
+        "regions": collator.regions,
+    }
+    _check(folder, {**about, "examples": _fingerprint(examples, min(batch, there)), "batch": batch, **wanted})
     for shard, start in enumerate(range(0, count, batch)):
-        numbers = range(start, min(start + batch, len(examples)))  # type: ignore[arg-type]
-        if not _shard(folder, shard).exists():
-            _save(_records(student, collator([examples[n] for n in numbers])), _shard(folder, shard))
+        file = _shard(folder, shard)
+        if not _holds(file, wanted):
+            _save(_records(student, collator([examples[n] for n in range(start, min(start + batch, there))])), file)
         tick(min(start + batch, count))
     return Prepared(folder, count, batch)
 
@@ -95,7 +94,7 @@ def gathered(records: Sequence[Record]) -> dict[str, Any]:
     """Records as one batch for a :class:`Student`, padded on the right."""
     seen: dict[str, Tensor] = {"valid": _stacked([torch.ones(len(one["visual"]), dtype=torch.bool) for one in records])}
     batch: dict[str, Any] = {}
-    for name in records[0]:
+    for name in [name for name in records[0] if all(name in one for one in records)]:  # see `_holds`
         stacked = _stacked([one[name] for one in records], FILL.get(name, 0))
         if name in ("visual", "flow", "where"):
             seen[name] = stacked
@@ -140,20 +139,44 @@ def _shard(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.safetensors"
 
 
+def _holds(file: Path, wanted: Mapping[str, bool]) -> bool:
+    """Whether a file is there with all that is wanted: in a shared folder it may be of a run that wanted less."""
+    if not file.exists():
+        return False
+    with safe_open(file, "pt") as shard:
+        names = set(shard.keys())
+    return all(f"0.{'needed' if name == 'regions' else name}" in names for name, want in wanted.items() if want)
+
+
+def _fingerprint(examples: Dataset[Example], count: int) -> str:
+    """Of how many examples there are and of what the first ones say: the same words for data may stand for other files."""
+    told = [len(examples)]  # type: ignore[arg-type]
+    for example in (examples[number] for number in range(count)):
+        told += [example.words, example.answer, example.regions]  # type: ignore[list-item]
+    return f"{zlib.crc32(repr(told).encode()):08x}"
+
+
 def _save(records: Sequence[Record], file: Path) -> None:
-    """Written beside and renamed, so that a kill leaves no half file."""
-    beside = file.with_suffix(".part")
+    """Written beside, under a name that no other run takes, and renamed, so that no kill leaves half a file."""
+    beside = _beside(file)
     save_file({f"{row}.{name}": value for row, one in enumerate(records) for name, value in one.items()}, beside)
     beside.replace(file)
 
 
+def _beside(file: Path) -> Path:
+    return file.with_suffix(f".{token_hex(4)}.part")
+
+
 def _check(folder: Path, about: dict[str, Any]) -> None:
     """The folder is empty, or holds records of the same kind; those with flow or places serve who wants none."""
+    strange = any(folder.glob("*.safetensors"))  # looked for first: another run may begin at this moment
     file, told = folder / ABOUT, json.loads(json.dumps(about))
     if not file.exists():
-        if any(folder.glob("*.safetensors")):
+        if strange:
             raise ValueError(f"{folder} holds files of something else; name an empty folder with --prepared")
-        file.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        beside = _beside(file)
+        beside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+        beside.replace(file)
         return
     there = json.loads(file.read_text())
     spare = {name for name in ("where", "regions") if not told[name]} | set(() if told["flow"] else OFTEN)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +33,7 @@ from simignore.train.student import Student
 
 logger = logging.getLogger(__name__)
 RECORD = "training.json"
+A_DAY, HALF_AN_HOUR = 86_400, 1_800  # seconds
 TRIALS = 8  # examples by which the convergence layers are found
 
 
@@ -90,12 +91,14 @@ def train(
     settings: Settings,
     data: str = "",
     prepared: Path | None = None,
+    tick: Callable[[int], None] = lambda done: None,
 ) -> Head:
     """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was.
 
     data: what the examples are, in words, for the record. prepared: the folder of what was prepared, which several runs may
-    share; by default in ``folder``. The folder then holds the head (safetensors and config), the record
-    ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder ``adapter``.
+    share; by default in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and
+    config), the record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder
+    ``adapter``.
     Raises ValueError for a folder that holds a run with other settings, UnsupportedModelError for a model that cannot be cut.
     """
     p, o = parts(model), settings.objective
@@ -114,13 +117,15 @@ def train(
         "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
     }
     collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
+    how = arguments(folder, settings)
     if settings.prepared:
-        about = _followed(record, settings)
-        examples = prepare(student, collator, examples, prepared or folder / "prepared", settings.prepared, about)  # type: ignore[assignment]
+        about, where = _followed(record, settings), prepared or folder / "prepared"
+        with how.main_process_first():  # the others find everything done
+            examples = prepare(student.to(how.device), collator, examples, where, settings.prepared, about, tick=tick)  # type: ignore[assignment]
         collator = gathered
     trainer = HeadTrainer(
         student,
-        arguments(folder, settings),
+        how,
         data_collator=collator,
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
@@ -171,6 +176,7 @@ def arguments(folder: Path, settings: Settings) -> TrainingArguments:
         report_to=[],  # TensorBoard's callback is our own, see `_boards`
         remove_unused_columns=False,
         ddp_find_unused_parameters=True,
+        ddp_timeout=A_DAY if settings.prepared else HALF_AN_HOUR,  # while one process prepares, the others wait
         disable_tqdm=True,
         label_names=["labels"],
     )
