@@ -216,3 +216,27 @@ def test_a_processor_that_takes_the_prompt_apart_otherwise_is_refused(monkeypatc
     monkeypatch.setattr(type(made), "__call__", lambda self, **given: other(self, **given))
     with pytest.raises(ValueError, match="tokenises the prompt otherwise than its tokenizer does"):
         collate(OTHERS[:1])
+
+
+def test_a_region_with_a_mask_holds_the_patches_that_it_covers_an_eighth_of():
+    """Patches of 8 pixels on 32: eight pixels of one are an eighth, seven are not; the box is not read."""
+    mask = np.zeros((32, 32), bool)
+    mask[0, :8] = mask[8, :7] = mask[16:32, 20:28] = True
+    example = Example(
+        blank, "What colour is the star?", "red", regions=(Region("star", (0.0, 0.0, 1.0, 1.0), True, lambda: mask),)
+    )
+    batch = Collator(models.model(), processor(), ("question",), regions=True)([example])
+    wanted = mask.reshape(4, 8, 4, 8).sum((1, 3)) >= 8
+    assert wanted.sum() == 5
+    assert batch["needed"][0].view(4, 4).tolist() == batch["shows"][0, :, 0].view(4, 4).tolist() == wanted.tolist()
+
+
+def test_scenes_know_exactly_which_patches_a_question_needs():
+    model, made = tiny.load()
+    examples = [Scenes(28)[n] for n in range(28)]
+    batch = Collator(model, made, ("question",), regions=True)(examples)
+    for example, found in zip(examples, batch["needed"], strict=True):
+        owners = patch_owner(render(example.image.args[0])[1])
+        needs = [1 + n for n, region in enumerate(example.regions) if region.needed]
+        wanted = np.isin(owners, needs)  # of two things on one patch the owner is the larger, and both are seen
+        assert (found.numpy() & wanted).sum() == wanted.sum() and found.sum() <= 1.1 * wanted.sum() + 1

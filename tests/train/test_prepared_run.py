@@ -139,7 +139,7 @@ def test_another_run_shares_what_was_prepared_and_a_head_without_hops_moves_at_o
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (("--seed", 1), "examples"),
+        (("--seed", 1), "data, examples"),
         (("--count", 71), "data, examples"),
         (("--goal", "spans=user"), "spans"),
         (("--square",), "square"),

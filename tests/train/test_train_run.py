@@ -83,7 +83,7 @@ def test_a_run_writes_head_record_and_checkpoints(undisturbed):
     assert bool(head.text.any()) and all(bool(parameter.isfinite().all()) for parameter in head.parameters())
     record = json.loads((undisturbed / "training.json").read_text())
     assert record["finished"] is True and record["seconds"] > 0
-    assert record["data"] == "data=scenes, count=50000"
+    assert record["data"] == "data=scenes, count=50000, seed=0"
     assert record["settings"]["steps"] == 6 and record["settings"]["objective"]["answer_from"] == 0.3
     model, _ = tiny.load()
     assert record["parameters"] == {
@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (("--seed", 1), "another seed"),
+        (("--seed", 1), "another data"),
         (("--rate", 0.1, "--rank", 2), "another rate, rank"),
         (("--count", 9), "another data"),
     ],

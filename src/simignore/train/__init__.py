@@ -10,7 +10,7 @@ from simignore.train.data import Records as Records
 from simignore.train.data import Region as Region
 from simignore.train.data import Scenes as Scenes
 from simignore.train.objective import Objective as Objective
+from simignore.train.settings import Settings as Settings
 from simignore.train.student import Student as Student
-from simignore.train.trainer import Settings as Settings
 from simignore.train.trainer import convergence as convergence
 from simignore.train.trainer import train as train

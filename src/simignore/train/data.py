@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, get_args
@@ -30,7 +30,7 @@ class Region:
     words: str
     box: tuple[float, float, float, float]
     needed: bool = False
-    mask: Callable[[], Any] | None = None
+    mask: Callable[[], Any] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

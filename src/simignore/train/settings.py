@@ -1,0 +1,53 @@
+"""How long and how fast a head trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from simignore.train.objective import Objective
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast a head trains; together with the objective and the data all that a run follows from.
+
+    steps: updates. batch: examples of one device at once. accumulate: batches of one update. rate: the peak learning rate, a
+    cosine after ``warmup`` steps. rank, hops: of the head. prepared: so many examples run through the model once, before the
+    head learns, and then as often through the head as the steps ask for; 0 runs each through the model when its turn comes.
+    adapters: rank of LoRA in decoder and projector, 0 for none; adapter_rate: their learning rate. precision: "float32",
+    "bfloat16" or "float16" (mixed). workers: processes that make batches ready. square: pad images to squares. save_every:
+    steps between checkpoints, of which the last two are kept.
+    """
+
+    steps: int = 600
+    batch: int = 28
+    accumulate: int = 1
+    rate: float = 2e-3
+    warmup: int = 20
+    rank: int = 32
+    hops: int = 0
+    prepared: int = 0
+    adapters: int = 0
+    adapter_rate: float = 1e-4
+    precision: str = "float32"
+    workers: int = 0
+    square: bool = False
+    seed: int = 0
+    save_every: int = 50
+    objective: Objective = field(default_factory=Objective)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate", "rank", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.rate <= 0 or self.adapter_rate <= 0 or self.adapters < 0 or self.warmup < 0:
+            raise ValueError(f"{self}: rates must be above 0, ranks and steps not negative")
+        if self.hops < 0 or self.prepared < 0:
+            raise ValueError(f"hops={self.hops}, prepared={self.prepared}: neither may be negative")
+        if self.prepared and (self.objective.answer or self.objective.budget or self.adapters):
+            raise ValueError(
+                f"prepared={self.prepared}: answers under the cut, the budget's penalty and adapters need the model at every "
+                "step; set the goals answer=0 and budget=0 and adapters=0, or leave prepared out"
+            )
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"precision={self.precision!r} is none of float32, bfloat16, float16")
