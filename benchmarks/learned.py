@@ -20,10 +20,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from benchmarks.measure import save, surroundings
-from benchmarks.scenes import CHANCE, SEEDS, Row, collected, table, unpacked
+from benchmarks.scenes import CHANCE, SEEDS, Row, collected, read_json, table, unpacked
 from simignore import tiny
 from simignore.budget import AtLeast
 from simignore.evaluate import BENCHMARKS, paired, sweep
+from simignore.head import BUNDLED as BUNDLED_HEAD
 from simignore.methods import METHODS, LearnedSimignore, Random, Simignore
 
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
@@ -54,6 +55,15 @@ def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) ->
             Row(f"{BUNDLED}, {name}", keep, LearnedSimignore(keep=keep, head=where)) for name, where in heads.items()
         ]
     return found
+
+
+def made(folder: Path) -> dict[str, Any]:
+    """Which head lies in a folder, and how it was made."""
+    record = read_json(folder / "training.json") if (folder / "training.json").exists() else {}
+    return {
+        "weights": tiny.fingerprint(folder),
+        **{name: record.get(name) for name in ("command", "parameters", "seconds")},
+    }
 
 
 def against(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,7 +115,13 @@ def main(
             )
     found = against(collected(runs, compared))
     if json is not None:
-        facts = {"weights": tiny.fingerprint(), "seed": seed, "heads": heads, "rows": found}
+        facts = {
+            "weights": tiny.fingerprint(),
+            "head": made(BUNDLED_HEAD),
+            "heads": {name: made(Path(where)) for name, where in heads.items()},
+            "seed": seed,
+            "rows": found,
+        }
         save(json, {**surroundings(torch.device("cpu")), **facts})
     console.print(table(found))
 

@@ -10,8 +10,10 @@ from typing import Any
 from claims_page import points
 
 from sections import LEARNED, MADE_BY, StaleError, footnote, markdown, read_result, same_weights, spoken
+from simignore import tiny
 from simignore.head import BUNDLED
 
+TOKENS = 196  # the bundled model's
 SHOWN = ("all image tokens", "LearnedSimignore", "Simignore2", "Simignore", "Simignore, options too")
 
 
@@ -19,7 +21,16 @@ def table(root: Path) -> str:
     """Every row: accuracy, share of what all tokens reach, and the bundled head's advantage over it."""
     result = _result(root)
     rows: list[Mapping[str, Any]] = result["rows"]
-    head = ("keeps", "", "right", "of all tokens'", "the head's advantage, points", "on two hops", "significant?")
+    head = (
+        "keep",
+        "tokens, mean",
+        "",
+        "right",
+        "of all tokens'",
+        "the head's advantage, points",
+        "on two hops",
+        "significant?",
+    )
     cells = []
     for keep in sorted({row["keep"] for row in rows}, reverse=True):
         own = sorted((row for row in rows if row["keep"] == keep), key=lambda row: -float(row["accuracy"]))
@@ -27,7 +38,8 @@ def table(root: Path) -> str:
             versus = row.get("learned_minus_this")
             cells.append(
                 [
-                    f"{keep:g}" if keep else f"{(row['held'] or 0) / 196:.3f}, mean",
+                    f"{keep:g}" if keep else "threshold",
+                    f"{row['held'] or TOKENS:.1f}",
                     str(row["label"]),
                     f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
                     f"{row['of_full']:.1%}",
@@ -69,6 +81,8 @@ def _share(one: Mapping[str, int]) -> str:
 def _result(root: Path) -> dict[str, Any]:
     result = read_result(root, LEARNED)
     same_weights(result, LEARNED)
+    if result["head"]["weights"] != tiny.fingerprint(BUNDLED):
+        raise StaleError(f"{LEARNED} was measured with another bundled head; make it anew: {MADE_BY[LEARNED]}")
     if len({row["keep"] for row in result["rows"]}) < 2:
         raise StaleError(f"{LEARNED} holds no budget; make it anew: {MADE_BY[LEARNED]}")
     return result
