@@ -49,7 +49,8 @@ def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) ->
             found.append(Row(kind.__name__, keep, kind(**given)))  # type: ignore[arg-type]
         found.append(Row("Simignore, options too", keep, Simignore(keep=keep, span="question+options")))
         found.append(Row(BUNDLED, keep, LearnedSimignore(keep=keep)))
-        found.append(Row(f"{BUNDLED}, exact", keep, LearnedSimignore(keep=keep, exact=True)))
+        found.append(Row(f"{BUNDLED}, at most", keep, LearnedSimignore(keep=AtLeast(0, cap=keep))))
+        found.append(Row(f"{BUNDLED}, filled with the highest", keep, LearnedSimignore(keep=keep, fill="highest")))
         found.append(Row(f"{BUNDLED}, not diverse", keep, LearnedSimignore(keep=keep, sharpness=None)))
         found += [
             Row(f"{BUNDLED}, {name}", keep, LearnedSimignore(keep=keep, head=where)) for name, where in heads.items()

@@ -57,59 +57,54 @@ def seeing(seed=0):
 @pytest.mark.parametrize("raised", [-9.0, 0.0, 1.0, 2.0, 9.0])
 @pytest.mark.parametrize("sharpness", [None, 0.0, 5.0, 60.0])
 @pytest.mark.parametrize("keep", [1, 6, 0.5, 1.0])
-def test_of_what_is_worth_keeping_at_most_so_many_stay_and_the_best_at_any_rate(keep, sharpness, raised, judging):
+@pytest.mark.parametrize("fill", ["lowest", "highest"])
+def test_what_is_worth_keeping_comes_first_and_the_budget_is_filled_from_one_end(
+    keep, sharpness, raised, fill, judging
+):
     folder = judging(raised)
     for seed in range(3):
         seen = seeing(seed)
-        chosen = LearnedSimignore(keep=keep, head=folder, sharpness=sharpness).choose(seen)
+        chosen = LearnedSimignore(keep=keep, head=folder, sharpness=sharpness, fill=fill).choose(seen)
         for b, own in enumerate(scores(seen, folder)):
             most = keep if isinstance(keep, int) else int(keep * len(own))
-            worth, best = {n for n, score in enumerate(own) if score >= 0}, own.index(max(own))
+            best = own.index(max(own))
+            worth = {n for n, score in enumerate(own) if score >= 0} or {best}
             found = kept(chosen, b)
-            assert len(found) == max(1, min(most, len(worth)))
-            assert set(found) <= (worth or {best})
-            assert sharpness == 0 or best in found or sharpness is None
-            if sharpness is None:
-                assert set(found) == set(sorted(range(len(own)), key=lambda n: -own[n])[: len(found)])
-            if len(worth) <= most:
-                assert set(found) == (worth or {best})
+            assert len(found) == most
+            if len(worth) >= most:
+                assert set(found) <= worth and (sharpness == 0 or best in found)
+                continue
+            others = sorted(set(range(len(own))) - worth, key=lambda n: own[n] if fill == "lowest" else -own[n])
+            assert set(found) == worth | set(others[: most - len(worth)])
 
 
 @pytest.mark.parametrize("sharpness", [None, 5.0])
-def test_asked_for_exactly_so_many_or_never_taught_to_judge_it_keeps_so_many(sharpness, judging):
+def test_never_taught_to_judge_it_is_filled_with_the_highest(sharpness):
     seen, plain = seeing(), LearnedSimignore(keep=6, head=HEAD, sharpness=sharpness)
-    chosen = LearnedSimignore(keep=6, head=judging(9.0), sharpness=sharpness, exact=True).choose(seen)
-    wanted = plain.choose(seen)
-    assert chosen.count.tolist() == [6, 6] and torch.equal(chosen.index, wanted.index)
-    assert torch.equal(replace(plain, exact=True).choose(seen).index, wanted.index)
-    few = LearnedSimignore(keep=6, head=judging(9.5), sharpness=sharpness).choose(seen)
-    assert few.count.tolist() == [1, 1]
+    assert torch.equal(plain.choose(seen).index, replace(plain, fill="highest").choose(seen).index)
 
 
 @pytest.mark.parametrize("sharpness", [None, 5.0])
-@pytest.mark.parametrize("exact", [False, True])
-def test_rules_that_read_scores_mean_what_they_meant(sharpness, exact, judging):
+@pytest.mark.parametrize("fill", ["lowest", "highest"])
+def test_rules_that_read_scores_keep_the_tokens_that_they_name(sharpness, fill, judging):
     folder, seen = judging(1.0), seeing()
-    above = [sum(score >= 0 for score in own) for own in scores(seen, folder)]
-    lower = [sum(score >= -1 for score in own) for own in scores(seen, folder)]
-    assert lower > above and min(above) > 1
+    for least in (0, -1):
+        method = LearnedSimignore(keep=AtLeast(least), head=folder, sharpness=sharpness, fill=fill)
+        chosen = method.choose(seen)
+        for b, own in enumerate(scores(seen, folder)):
+            assert kept(chosen, b) == [n for n, score in enumerate(own) if score >= least]
+            assert len(kept(chosen, b)) > 1
+    capped = LearnedSimignore(keep=AtLeast(0, cap=2), head=folder, sharpness=sharpness, fill=fill).choose(seen)
+    assert capped.count.tolist() == [2, 2]
 
-    def count(keep):
-        method = LearnedSimignore(keep=keep, head=folder, sharpness=sharpness, exact=exact)
-        return method.choose(seen).count.tolist()
 
-    assert count(AtLeast(0)) == above and count(AtLeast(-1)) == lower and count(AtLeast(0, cap=2)) == [2, 2]
-
-
-def test_a_fraction_of_all_tokens_is_judged_like_any_other(judging):
+def test_a_fraction_of_all_tokens_is_filled_like_any_other(judging):
     """A schedule's fractions are turned into those."""
     seen, folder = seeing(), judging(2.0)
     one, other = (LearnedSimignore(keep=keep, head=folder).choose(seen) for keep in (0.75, OfAll(0.75)))
-    assert torch.equal(one.index, other.index) and one.count.tolist()[0] < 12 and one.count.tolist()[1] < 18
+    assert torch.equal(one.index, other.index) and one.count.tolist() == [12, 18]
     cut = LearnedSimignore(keep=Schedule({0: 0.75, 2: 0.5}), head=folder).cuts()[0]
     assert torch.equal(cut.choose(seen).index, one.index)
-    whole = LearnedSimignore(keep=OfAll(0.75), head=folder, exact=True)
-    assert whole.choose(seen).count.tolist() == [12, 18]
 
 
 def test_a_neighbour_in_the_batch_decides_nothing(judging):
@@ -158,10 +153,10 @@ def test_what_stands_in_the_padding_decides_nothing(filler, judging):
 
 
 def test_its_repr_rebuilds_it():
-    method = LearnedSimignore(keep=5, head=HEAD, exact=True)
-    assert eval(repr(method), NAMES) == method != replace(method, exact=False)
-    assert eval(str(method), NAMES) == method and "exact=True" in str(method)
-    assert "exact" not in str(LearnedSimignore(keep=5, head=HEAD))
+    method = LearnedSimignore(keep=5, head=HEAD, fill="highest")
+    assert eval(repr(method), NAMES) == method != replace(method, fill="lowest")
+    assert eval(str(method), NAMES) == method and "fill='highest'" in str(method)
+    assert "fill" not in str(LearnedSimignore(keep=5, head=HEAD))
 
 
 def hopping(folder, width=models.WIDTH, **more):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from simignore.select import by_order, ranked
 from simignore.types import Selection, View
 from simignore.wording import SPANS
 
+Fill = Literal["lowest", "highest"]
+
 
 @dataclass(frozen=True)
 class LearnedSimignore(Scorer):
@@ -26,27 +28,28 @@ class LearnedSimignore(Scorer):
 
     Why it works: what a question needs does not always resemble its words: nothing in "what colour is the object closest to the
     ring" resembles the object. The head learnt, from the decoder's own flow, from answers under the cut, or from regions that
-    questions need, which tokens are read; a second token of the same thing tells little; and tokens of other things do harm,
-    so a budget is not used up for its own sake. Source: this project, after arXiv 2412.09817; what was measured is in
+    questions need, which tokens are read; a second token of the same thing tells little; and tokens of other things do harm.
+    Source: this project, after arXiv 2412.09817; what was measured is in
     docs/learning.md.
 
-    keep: see :class:`Method`. A count or a fraction is the most that stays: of fewer tokens whose score is at least 0, the
-        head's own threshold, only those do, and the best one at any rate; see ``exact``. ``AtLeast(0)`` keeps all that the
-        head finds worth keeping, ``AtLeast(0, cap=0.25)`` at most a quarter.
+    keep: see :class:`Method`. ``AtLeast(0)`` keeps what the head itself finds worth keeping, more for one question than for
+        another, and ``AtLeast(0, cap=0.25)`` of that at most a quarter.
     head: the folder that ``simignore train`` wrote, or a head's name on the Hugging Face hub; None: the bundled head, which
         serves the bundled model. Raises ValueError if it was trained for embeddings of another width.
     span: the part of the prompt to compare with, as in :class:`Simignore`; heads are trained on the question. Without a
         query that is all that the user said.
     sharpness: how much a score counts beside diversity: quality is exp(sharpness x score). None: the highest scores stay,
         whatever they show twice.
-    exact: keep as many tokens as ``keep`` says, also those that the head finds not worth it; a head whose threshold was not
-        learnt always does.
+    fill: what a count or a fraction is filled with when it is larger than the number of tokens that reach the head's threshold.
+        "lowest": those that the head is surest about, the plain background; "highest": those that nearly reached it, mostly
+        things that the question might have asked about, which distract. Of a head whose threshold was not learnt the highest
+        scores stay.
     """
 
     head: str | None = None
     span: str = "question"
     sharpness: float | None = 5.0
-    exact: bool = False
+    fill: Fill = "lowest"
 
     source: ClassVar[str] = "this project"
     needs: ClassVar[tuple[str, ...]] = ("visual", "text")
@@ -54,6 +57,7 @@ class LearnedSimignore(Scorer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, "span", SPANS)
+        check_choice(self, "fill", get_args(Fill))
         if self.sharpness is not None:
             object.__setattr__(self, "sharpness", check_number("sharpness", self.sharpness))
             if self.sharpness < 0:
@@ -72,20 +76,31 @@ class LearnedSimignore(Scorer):
     def choose(self, view: View) -> Selection:
         score, visual = self.score(view), needed(view.visual, "visual")
         counts, notes = self.counted(view, score)
-        judged = (
-            load_head(self.head).judges
-            and not self.exact
-            and (isinstance(self.keep, OfAll) or not isinstance(self.keep, Budget))
-        )
+        judges = load_head(self.head).judges
         if self.sharpness is None:
             order, told = ranked(score, view.real)
         else:
             best = score.masked_fill(~view.valid, -torch.inf).amax(1, keepdim=True)
             quality = (self.sharpness * (score - best)).exp().clamp(min=torch.finfo(score.dtype).tiny)
-            if judged:
+            if judges:
                 quality = quality.masked_fill(score < best.clamp(max=0), 0)  # the best one has a chance at any rate
             order, told = arranged(view, score, visual, quality, max(counts, default=0))
-        if judged:
-            worth = ((told >= 0) & view.real).sum(1).tolist()
-            counts = [min(count, max(1, few)) for count, few in zip(counts, worth, strict=True)]
+        if judges:
+            plain = not isinstance(self.keep, Budget) or isinstance(self.keep, OfAll)
+            order = filled(order, told, view.real, plain and self.fill == "lowest")
         return replace(by_order(order, view.real, counts, told), notes=notes)
+
+
+def filled(order: Tensor, score: Tensor, real: Tensor, lowest: bool) -> Tensor:
+    """[B, N] tokens, first those worth keeping in their ``order`` [B, K], whose score is at least 0 or the sample's best, and
+    then the others, by rising score if ``lowest``, else by falling score. All on the host; padding comes last.
+
+    order names those worth keeping before all others, or K of them.
+    """
+    n = score.shape[1]
+    score = score.masked_fill(~real, -torch.inf)
+    worth = real & (score >= score.amax(1, keepdim=True).clamp(max=0))
+    others = (score if lowest else -score).masked_fill(worth | ~real, torch.inf)
+    place = n + others.argsort(dim=1, stable=True).argsort(dim=1)  # behind those worth keeping
+    own = torch.full_like(place, n).scatter(1, order, torch.arange(order.shape[1]).expand_as(order))
+    return torch.where(worth, own, place.masked_fill(~real, 3 * n)).argsort(dim=1, stable=True)
