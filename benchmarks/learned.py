@@ -69,15 +69,17 @@ def made(folder: Path) -> dict[str, Any]:
 
 def against(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each row with its share of what all tokens reach, and with the bundled head's advantage over it on the same questions:
-    over all, and over those of two hops."""
+    over all, and over those of two hops. The head has as many tokens; against all tokens it has an eighth (or the most that
+    was measured)."""
     full = next(row for row in found if row["keep"] == 1.0)
     kinds = list(full["kinds"])
     best = {row["keep"]: row for row in found if row["label"] == BUNDLED}
     for row in found:
         row["of_full"] = round(row["accuracy"] / full["accuracy"], 5)
-        if row["keep"] not in best or row["label"] == BUNDLED:
+        rival = best.get(row["keep"]) if row is not full else best.get(0.125) or best.get(max(best, default=0))
+        if rival is None or rival is row:
             continue
-        mine, own = (unpacked(one["hits"], one["questions"]) for one in (best[row["keep"]], row))
+        mine, own = (unpacked(one["hits"], one["questions"]) for one in (rival, row))
         row["learned_minus_this"] = paired(mine, own)
         hop = kinds.index("two_hop")
         row["learned_minus_this_two_hop"] = paired(mine[hop :: len(kinds)], own[hop :: len(kinds)])
