@@ -68,8 +68,9 @@ def bundled(_: Path) -> str:
     hardware = record["hardware"]
     return (
         f"{count:,} parameters, {count / model:.2%} of the model's {model:,}; made by `{record['command']}` in "
-        f"{record['seconds'] / 60:.0f} minutes of one thread of {hardware['cpu']} (torch {record['versions']['torch']}), beside other "
-        f"work and without the time to prepare its examples, seed {record['settings']['seed']}. The whole record lies beside it: "
+        f"{record['seconds'] / 60:.0f} minutes of one thread of {hardware['cpu']} (torch {record['versions']['torch']}), beside "
+        f"other work and without the time to prepare its examples, seed {record['settings']['seed']}. The whole record lies "
+        "beside it: "
         "[`training.json`](../src/simignore/heads/tiny/training.json)."
     )
 
