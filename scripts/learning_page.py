@@ -66,11 +66,11 @@ def bundled(_: Path) -> str:
     record = json.loads((BUNDLED / "training.json").read_text())
     count, model = record["parameters"]["head"], record["parameters"]["model"]
     hardware = record["hardware"]
+    minutes = record["seconds"] / 60
     return (
-        f"{count:,} parameters, {count / model:.2%} of the model's {model:,}; made by `{record['command']}` in "
-        f"{record['seconds'] / 60:.0f} minutes of one thread of {hardware['cpu']} (torch {record['versions']['torch']}), beside "
-        f"other work and without the time to prepare its examples, seed {record['settings']['seed']}. The whole record lies "
-        "beside it: "
+        f"{count:,} parameters, {count / model:.2%} of the model's {model:,}; made by `{record['command']}` in {minutes:.0f} "
+        f"minutes of one thread of {hardware['cpu']} (torch {record['versions']['torch']}), beside other work and without the "
+        f"time to prepare its examples, seed {record['settings']['seed']}. The whole record lies beside it: "
         "[`training.json`](../src/simignore/heads/tiny/training.json)."
     )
 
