@@ -163,13 +163,15 @@ def test_rows_may_be_computed_in_any_chunks(rows, monkeypatch):
     mass, seen, place = drawn()
     told = nearby(place, number(0.1))(mass), same_thing(seen, place, number(0.2), number(3.0))(mass)
     monkeypatch.setattr(hops, "CHUNK", rows)
+    monkeypatch.setattr(hops, "HELD", 0)
     again = nearby(place, number(0.1))(mass), same_thing(seen, place, number(0.2), number(3.0))(mass)
     for one, other in zip(told, again, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-12, atol=0)
 
 
-def test_more_tokens_than_a_chunk_are_those_alone():
+def test_more_tokens_than_a_chunk_are_those_alone(monkeypatch):
     """One heavy token more than a chunk away in the row, close by in the picture."""
+    monkeypatch.setattr(hops, "HELD", 0)
     n = hops.CHUNK + 5
     mass, seen, place = torch.zeros(1, n).double(), torch.ones(1, n, 1).double(), torch.zeros(1, n, 3).double()
     place[0, :, 1] = torch.arange(n) * 10.0

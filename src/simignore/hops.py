@@ -1,7 +1,7 @@
 """Carrying a map over image tokens on through space: to the rest of the same thing, and to the things nearby.
 
-Pure functions, no model in sight. Distances are in shares of a picture's longer side; other pictures are out of reach. No
-N x N matrix is held: rows are computed a few hundred at a time.
+Pure functions, no model in sight. Distances are in shares of a picture's longer side; other pictures are out of reach. Of many
+tokens no N x N matrix is held: rows are computed a few hundred at a time, anew for every map.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from simignore.types import Grid, Patches
 
 Carry = Callable[[Tensor], Tensor]
+HELD = 1 << 24  # weights of pairs that are held at once: 64 MB in float32
 CHUNK = 512  # rows of distances held at once
 FAR = 10.0  # between tokens of two pictures, in sides
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -77,16 +78,16 @@ def same_thing(seen: Tensor, where: Tensor, size: Tensor, likeness: Tensor) -> C
 
 
 def _carry(where: Tensor, weight: Callable[[slice, Tensor], Tensor]) -> Carry:
-    """Sums with weights exp(weight). Those of few tokens are held for all maps to come, of many they are made anew."""
+    """Sums with weights exp(weight). Those of few pairs are held for all maps to come, of many they are made anew."""
 
     def weights(rows: slice) -> Tensor:
         return weight(rows, _apart(where, rows)).exp()
 
-    n = where.shape[1]
-    if n <= CHUNK:
-        held = weights(slice(n))
-        return lambda mass: (held @ mass[..., None])[..., 0]
+    b, n, _ = where.shape
     chunks = [slice(start, start + CHUNK) for start in range(0, n, CHUNK)]
+    if b * n * n <= HELD:
+        held = torch.cat([weights(rows) for rows in chunks], 1)
+        return lambda mass: (held @ mass[..., None])[..., 0]
     return lambda mass: torch.cat([(weights(rows) @ mass[..., None])[..., 0] for rows in chunks], 1)
 
 
