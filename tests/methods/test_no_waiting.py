@@ -40,7 +40,9 @@ def test_what_the_host_asks_does_not_grow_with_the_tokens(name, monkeypatch):
 
     counts = []
     for tokens, keep in ((64, 16), (256, 64)):
-        own = COMPOSED[name](keep) if name in COMPOSED else METHODS[name](keep=keep, **fitting(METHODS[name], 16))
+        own = (
+            COMPOSED[name](keep) if name in COMPOSED else METHODS[name](keep=keep, **fitting(METHODS[name], 16, hops=2))
+        )
         cut = own.cuts()[0]
         seen = view(cut, tokens, 16, 1, torch.device("cpu"))
         with Asked() as asked:
