@@ -1,6 +1,6 @@
 """Learned heads against every training-free method that cuts before the decoder, on scenes that no head was trained on.
 
-    python -m benchmarks.learned --seed 4 --per-kind 100 --runs /work/run/learned --json results/learned.json
+    python -m benchmarks.learned --seed 5 --per-kind 150 --keep 0.125 --runs out/learned --json out/learned.json
 
 The question alone is the text that image tokens are compared with, its options are not. Every method answers the same questions
 with the same numbers of tokens; each row is compared with the bundled head's, question by question. More heads, of other seeds

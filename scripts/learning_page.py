@@ -49,7 +49,9 @@ def table(root: Path) -> str:
                 ]
             )
     what = f"{rows[0]['questions']:,} questions, the same for all, 95 % intervals, of differences by paired bootstrap"
-    return f"{markdown(head, cells)}\n\n{footnote(result, what)} To repeat it: `{MADE_BY[LEARNED]}`."
+    others = "\n".join(f"- {name}: `{one['command']}`" for name, one in result["heads"].items())
+    repeat = f"To repeat it: `{MADE_BY[LEARNED]}`, and `--head NAME=FOLDER` for the other heads, which were made by\n\n{others}"
+    return f"{markdown(head, cells)}\n\n{footnote(result, what)} {repeat}"
 
 
 def kinds(root: Path) -> str:

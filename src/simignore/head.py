@@ -53,7 +53,7 @@ def soft_maximum(pairs: Tensor, text_valid: Tensor, sharpness: Tensor) -> Tensor
 
 
 class Onward(nn.Module):
-    """The hops of a :class:`Head`. All but two matrices are single numbers, most of them kept as logarithms.
+    """The hops of a :class:`Head`. Beside two matrices and their biases it has single numbers, most of them kept as logarithms.
 
     With s and s' the two similarities, each divided by its temperature, and maps that are divided by their sum, the first map
     is p = spread(exp s) and each next one is spread(exp(s') nearby(p) (1 - 0.98 p / max p)^away), where spread(x) =

@@ -30,7 +30,7 @@ class Objective:
         the threshold is to the gradient.
     answer_from: the share of all steps after which the answer's loss sets in; before, there is only the quick distillation.
     hops_alone: the share of all steps in which a head with hops learns nothing but those; its first similarity is the paper's
-        until then. Without such a beginning the similarity learns to find by itself what hops should, and they are never used.
+        until then. Without such a beginning the similarity may learn to find by itself what hops should, and they stay unused.
     share: of image tokens that the learnt threshold should keep on average.
     spans: what of the prompt the head is shown as text, in turn.
     """
