@@ -19,9 +19,7 @@ from simignore.splice.reading import read
 from simignore.train.data import Example, Region
 from simignore.train.teacher import IGNORED
 
-COVERED = (
-    1 / 8
-)  # of a token's area, from which on it shows a region; a scene's patches belong to things in the same way
+COVERED = 1 / 8  # of its area, from which on a token shows a region, as a patch of a scene belongs to a thing
 
 
 class Collator:
