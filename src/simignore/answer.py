@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from simignore.clock import Clock
-from simignore.methods import Chain, Method
+from simignore.methods import Method
 from simignore.parts import parts
 from simignore.prompt import Prompt
 from simignore.splice.reading import read
@@ -59,8 +59,6 @@ def _laid(method: Method | None, model: nn.Module, prompt: Prompt) -> AbstractCo
 
 def span_of(method: Method) -> str:
     """The part of the prompt that a method wants image tokens compared with; "auto" if it does not say."""
-    if isinstance(method, Chain):
-        return next((span for part in method.methods if (span := span_of(part)) != "auto"), "auto")
     return getattr(method, "span", "auto")
 
 

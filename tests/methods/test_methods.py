@@ -10,7 +10,7 @@ import torch
 import simignore
 from rebuilding import NAMES
 from simignore import METHODS, PRESETS, AtLeast, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
-from simignore.methods import preset
+from simignore.methods import LearnedSimignore, Product, preset
 from simignore.splice.engine import NEEDS
 from simignore.types import Grid, Patches
 
@@ -82,11 +82,26 @@ def test_methods_are_frozen_and_documented(cls):
         (lambda: FastV(keep=4, layer=0), "layer=0 must be a whole number of at least 1"),
         (lambda: FastV(keep=4, layer=True), "layer=True"),
         (lambda: Chain(), "at least one method"),
+        (
+            lambda: Chain(Simignore(keep=3, span="options"), Simignore(keep=2, span="user")),
+            "give all of them the same span",
+        ),
+        (
+            lambda: Product(Simignore(keep=3, span="options"), Simignore(keep=2, span="user")),
+            "'options' and span='user'",
+        ),
     ],
 )
 def test_bad_configurations(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_methods_together_have_the_span_that_one_was_asked_for():
+    asked, plain, learned = Simignore(keep=4, span="user"), Simignore(keep=4), LearnedSimignore(keep=4)
+    assert Chain(asked, learned).span == Chain(learned, asked).span == "user"
+    assert Product(plain, asked).span == Product(asked, asked).span == "user"
+    assert Chain(plain, Random(keep=2)).span == "auto" and Chain(plain, learned).span == learned.span == "question"
 
 
 def test_the_str_leaves_defaults_out():

@@ -153,6 +153,19 @@ def _wishes(method: Method) -> set[str]:
     return {getattr(method, "span", "auto")} - {"auto", default}
 
 
+def common_span(methods: Sequence[Method]) -> str:
+    """The part of the prompt that methods laid over a model together compare with: the one that was asked for, or else the
+    first that is one's own default; "auto" if none says. Raises ValueError if two were asked for: one query serves all."""
+    asked = sorted(set().union(*map(_wishes, methods)))
+    if len(asked) > 1:
+        raise ValueError(
+            f"span={asked[0]!r} and span={asked[1]!r}: methods that work together compare image tokens with the same part of "
+            "the prompt; give all of them the same span"
+        )
+    own = (getattr(method, "span", "auto") for method in methods)
+    return asked[0] if asked else next((span for span in own if span != "auto"), "auto")
+
+
 def check_choice(method: Any, name: str, allowed: tuple[str, ...]) -> None:
     """Raise unless the field ``name`` of ``method`` holds one of the allowed words."""
     if (value := getattr(method, name)) not in allowed:

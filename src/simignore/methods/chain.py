@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
-from simignore.methods.base import Method
+from simignore.methods.base import Method, common_span
 from simignore.types import Cut, Selection, View
 
 
@@ -15,7 +15,7 @@ class Chain(Method):
     Why: published rows are often two rules, such as ``Chain(Simignore(keep=452), FastV(layer=5, keep=144))``.
 
     methods: in the order of their sites, those before the decoder first. Chains may hold chains.
-    keep, hide, positions, within: those of the last one.
+    keep, hide, positions, within: those of the last one. Raises ValueError where two ask for different spans of the prompt.
     """
 
     composed: ClassVar[bool] = True
@@ -30,6 +30,7 @@ class Chain(Method):
                 raise TypeError(
                     f"a chain is made of methods, got {type(method).__name__}: Chain(Simignore(keep=64), ...)"
                 )
+        common_span(methods)
         last = methods[-1]
         for name, value in (
             ("methods", methods),
@@ -40,6 +41,11 @@ class Chain(Method):
             ("within", last.within),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def span(self) -> str:
+        """The part of the prompt that its methods compare with."""
+        return common_span(self.methods)
 
     def cuts(self) -> Sequence[Cut]:
         return [cut for method in self.methods for cut in method.cuts()]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simignore.budget import check_number
 from simignore.diversity import both
-from simignore.methods.base import Scorer
+from simignore.methods.base import Scorer, common_span
 from simignore.types import Cut, Look, View
 
 
@@ -20,6 +20,7 @@ class Product(Scorer):
 
     first: the method whose keep, layer, hide, positions and within count. second: another one with scores for the same site.
     weight: how much the second counts, in [0, 1].
+    Raises ValueError for different sites, for a weight out of range, and where both ask for different spans of the prompt.
     """
 
     composed: ClassVar[bool] = True
@@ -39,6 +40,7 @@ class Product(Scorer):
             raise ValueError(f"{first} and {second} cut at different sites; give both the same layer")
         if not 0 <= check_number("weight", weight) <= 1:
             raise ValueError(f"weight={weight:g} of the second score must be in [0, 1]")
+        common_span((first, second))
         shared = {name: getattr(first, name) for name in ("keep", "layer", "hide", "positions", "within")}
         own: dict[str, Any] = {"first": first, "second": second, "weight": float(weight), "source": "this project"}
         needs = tuple(dict.fromkeys((*first.needs, *second.needs)))
@@ -52,8 +54,7 @@ class Product(Scorer):
     @property
     def span(self) -> str:
         """The part of the prompt that the scorers compare with."""
-        spans = [getattr(scorer, "span", "auto") for scorer in (self.first, self.second)]
-        return next((span for span in spans if span != "auto"), "auto")
+        return common_span((self.first, self.second))
 
     def raters(self, view: View) -> Tensor | None:
         mine = self.first.raters(view)
