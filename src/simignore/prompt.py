@@ -132,9 +132,8 @@ def build(
     )
     mark, inputs = _processed(processor, content, opened)
     text = rendered(processor, content, len(opened), mark)
-    spans = _spans(
-        processor, (text, content), pieces, inputs["input_ids"][0], rendered(processor, _WORD, len(opened), mark)
-    )
+    other = rendered(processor, _WORD, len(opened), mark)
+    spans = _spans(processor, (text, content), pieces, inputs["input_ids"][0], other)
     chosen = tuple(option.strip() for option in options)
     return Prompt(inputs, text, opened, spans, chosen, processor.tokenizer, question.strip())
 
@@ -154,40 +153,12 @@ def phrase(
     return Asked(text, torch.tensor(ids, dtype=torch.long), found, chosen, processor.tokenizer)
 
 
-def answered(processor: Any, asked: Asked, answer: str) -> tuple[str, int]:
-    """The text of a prompt with an answer behind it, as the chat template puts the assistant's words, and of how many tokens at
-    its end the answer consists, the token that ends it included."""
-    between, ending = _around_answer(processor)
-    text = f"{asked.text}{between}{answer.strip()}{ending}"
-    before, after = asked.plain.tolist(), list(asked.tokenizer(text)["input_ids"])
-    shared = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
-    return text, len(after) - shared
-
-
-def _around_answer(processor: Any) -> tuple[str, str]:
-    """What stands between a prompt and its answer, and what ends the answer."""
-    end = str(getattr(processor.tokenizer, "eos_token", None) or "")
-    if not getattr(processor, "chat_template", None):
-        return " ", end
-    user, said = _message("Q", 0), {"role": "assistant", "content": [{"type": "text", "text": _WORD}]}
-    try:
-        prompt = str(processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False))
-        whole = str(processor.apply_chat_template([user, said], add_generation_prompt=False, tokenize=False))
-    except Exception:  # a template may refuse an assistant's turn; then it has none to imitate
-        return " ", end
-    if not whole.startswith(prompt) or whole.count(_WORD) != 1:
-        return " ", end
-    between, ending = whole[len(prompt) :].split(_WORD)
-    return between, ending.rstrip() or end
-
-
 def rendered(processor: Any, content: str, images: int, mark: str = "") -> str:
     """The prompt of one user turn in the words of the processor's chat template, or, for models that were not trained to
     chat (PaliGemma, BLIP-2), a mark for each image and then the words."""
     if getattr(processor, "chat_template", None):
-        return str(
-            processor.apply_chat_template([_message(content, images)], add_generation_prompt=True, tokenize=False)
-        )
+        said = [_message(content, images)]
+        return str(processor.apply_chat_template(said, add_generation_prompt=True, tokenize=False))
     return mark * images + content
 
 
@@ -223,10 +194,8 @@ def open_image(source: Any) -> Image.Image:
         raise ValueError(f"no image file at {path}: it is a folder; name a file in it")
     if not path.is_file():
         raise ValueError(f"no image file at {path}; check the path")
-    before, ImageFile.LOAD_TRUNCATED_IMAGES = (
-        ImageFile.LOAD_TRUNCATED_IMAGES,
-        False,
-    )  # some packages switch it on for all
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some packages switch it on for all
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)

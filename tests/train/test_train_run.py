@@ -21,8 +21,9 @@ from simignore import tiny
 from simignore.cli import app
 from simignore.flow.measure import measure
 from simignore.head import Head, load_head
-from simignore.train import Scenes, adapted, trainer
+from simignore.train import Objective, Scenes, Settings, adapted, trainer
 from simignore.train.collator import Collator
+from simignore.train.student import Student
 
 FEW = ("--batch", 2, "--steps", 2, "--goal", "layers=(4,5)")
 KILLED = (
@@ -159,6 +160,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(undisturbed, tmp_path):
     own, expected = (load_file(where / "model.safetensors") for where in (folder, undisturbed))
     assert all(torch.equal(own[name], value) for name, value in expected.items())
     assert (folder / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
+
+
+def test_seconds_go_on_where_the_log_of_a_checkpoint_ends(tmp_path):
+    student = Student(tiny.load()[0], Head(192, 2), Objective(flow=0, answer=0, needed=1))
+    resumed = trainer.HeadTrainer(student, trainer.arguments(tmp_path, Settings(steps=3)))
+    assert resumed.seconds == 0
+    resumed.state.log_history = [{"loss": 2.0, "seconds": 40.0}, {"loss": 1.0, "seconds": 80.5}]
+    resumed.log({"loss": 0.5})
+    resumed.log({"train_runtime": 3.0})
+    assert 80.5 <= resumed.seconds < 81.5
+    assert [line.get("seconds", 0) >= 40 for line in resumed.state.log_history] == [True] * 4
 
 
 @pytest.mark.parametrize(

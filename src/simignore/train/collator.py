@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from simignore.evaluate.answering import processed
 from simignore.evaluate.pictures import opened, squared
 from simignore.parts import parts
-from simignore.prompt import Asked, answered, marks, phrase
+from simignore.prompt import Asked, marks, phrase
 from simignore.splice.reading import read
 from simignore.train.data import Example, Region
 from simignore.train.teacher import IGNORED
@@ -99,6 +99,34 @@ class Collator:
                     needed[b, : len(inside)] |= inside
         shape = (len(examples), most, -1)
         return {"words": flat.view(shape), "words_valid": valid.view(shape), "shows": shows, "needed": needed}
+
+
+def answered(processor: Any, asked: Asked, answer: str) -> tuple[str, int]:
+    """The text of a prompt with an answer behind it, as the chat template puts the assistant's words, and of how many tokens at
+    its end the answer consists, the token that ends it included."""
+    between, ending = _around_answer(processor)
+    text = f"{asked.text}{between}{answer.strip()}{ending}"
+    before, after = asked.plain.tolist(), list(asked.tokenizer(text)["input_ids"])
+    shared = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(before))
+    return text, len(after) - shared
+
+
+def _around_answer(processor: Any) -> tuple[str, str]:
+    """What stands between a prompt and its answer, and what ends the answer."""
+    end, word = str(getattr(processor.tokenizer, "eos_token", None) or ""), "simignore-answers-here"
+    if not getattr(processor, "chat_template", None):
+        return " ", end
+    turns = (("user", "Q"), ("assistant", word))
+    user, said = ({"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns)
+    try:
+        prompt = str(processor.apply_chat_template([user], add_generation_prompt=True, tokenize=False))
+        whole = str(processor.apply_chat_template([user, said], add_generation_prompt=False, tokenize=False))
+    except Exception:  # a template may refuse an assistant's turn; then it has none to imitate
+        return " ", end
+    if not whole.startswith(prompt) or whole.count(word) != 1:
+        return " ", end
+    between, ending = whole[len(prompt) :].split(word)
+    return between, ending.rstrip() or end
 
 
 def _inside(region: Region, cells: Tensor) -> Tensor:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,21 +18,19 @@ from transformers import Trainer, TrainerState, TrainingArguments
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
-from simignore import tiny
 from simignore.flow.measure import measure
 from simignore.head import WEIGHTS, Head
 from simignore.parts import parts
 from simignore.prompt import build
-from simignore.surroundings import surroundings
 from simignore.train.adapters import ADAPTER, adapt
 from simignore.train.collator import Collator
 from simignore.train.data import Example
 from simignore.train.prepare import gathered, prepare
+from simignore.train.record import RECORD, base_name, followed, remembered, write
 from simignore.train.settings import Settings
 from simignore.train.student import Student
 
 logger = logging.getLogger(__name__)
-RECORD = "training.json"
 A_DAY, HALF_AN_HOUR = 86_400, 1_800  # seconds
 TRIALS = 8  # examples by which the convergence layers are found
 
@@ -55,28 +53,25 @@ def train(
     ``adapter``.
     Raises ValueError for a folder that holds a run with other settings, UnsupportedModelError for a model that cannot be cut.
     """
-    p, o = parts(model), settings.objective
-    record = _remembered(folder, settings, data, model)
-    layers = o.layers or (tuple(record["layers"]) if record.get("layers") else ())
-    if o.flow and not layers:
-        layers = convergence(model, processor, examples)
-    record["layers"] = list(layers)
-    adapted_model = adapt(model, settings.adapters) if settings.adapters else None
-    judges = bool(o.separate or o.budget)
-    head = Head(p.embed.embedding_dim, settings.rank, _name(model), settings.seed, settings.hops, judges)
-    student = Student(model, head, o, layers, adapted_model)
+    o = settings.objective
+    record = remembered(folder, settings, data, model)
+    record["layers"] = list(
+        o.layers or record.get("layers") or (convergence(model, processor, examples) if o.flow else ())
+    )
+    student = _student(model, settings, record["layers"])
     record["parameters"] = {
-        "head": sum(x.numel() for x in head.parameters()),
+        "head": sum(x.numel() for x in student.head.parameters()),
         "adapters": sum(x.numel() for name, x in student.named_parameters() if "lora_" in name),
         "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
     }
     collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
     how = arguments(folder, settings)
     if settings.prepared:
-        about, where = _followed(record, settings), prepared or folder / "prepared"
+        about, where, began = followed(record, settings), prepared or folder / "prepared", time.monotonic()
         with how.main_process_first():  # the others find everything done
             examples = prepare(student.to(how.device), collator, examples, where, settings.prepared, about, tick=tick)  # type: ignore[assignment]
         collator = gathered
+        record["seconds_preparing"] = round(record.get("seconds_preparing", 0.0) + time.monotonic() - began, 1)
     trainer = HeadTrainer(
         student,
         how,
@@ -87,22 +82,23 @@ def train(
     )
     main = trainer.args.should_save
     if main:
-        _write(folder / RECORD, record)
+        write(folder / RECORD, record)
     trainer.go_on(last_whole(folder))
-    history = trainer.state.log_history
-    record["seconds"] = round(record.get("seconds", 0.0) + (history or [{}])[-1].get("train_runtime", 0.0), 1)
-    record["losses"] = _last_losses(history)
+    record["seconds"] = round(trainer.seconds, 1)
+    record["losses"] = _last_losses(trainer.state.log_history)
     if main:
         trainer.write(folder)
-        _write(folder / RECORD, record | {"finished": True})
-    return head
+        write(folder / RECORD, record | {"finished": True})
+    return student.head
 
 
-def _followed(record: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    """What the records of :func:`simignore.train.prepare.prepare` follow from."""
+def _student(model: nn.Module, settings: Settings, layers: Sequence[int]) -> Student:
+    """A new head beside the model, whose flow is read in these layers, and adapters in it if there are to be some."""
     o = settings.objective
-    told = {"base": record["base"], "data": record["data"], "layers": record["layers"], "square": settings.square}
-    return told | {"spans": o.spans, "measure": o.measure, "into": o.into}
+    adapted = adapt(model, settings.adapters) if settings.adapters else None
+    width, judges = parts(model).embed.embedding_dim, bool(o.separate or o.budget)
+    head = Head(width, settings.rank, base_name(model), settings.seed, settings.hops, judges)
+    return Student(model, head, o, layers, adapted)
 
 
 def arguments(folder: Path, settings: Settings) -> TrainingArguments:
@@ -145,6 +141,12 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = False
         self._told: dict[str, list[float]] = {}
         self._micro = (-1, 0)
+        self._clock = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """What all steps took, those of earlier starts included, as far as they were logged; checkpoints hold the log."""
+        return max((line["seconds"] for line in self.state.log_history if "seconds" in line), default=0.0)
 
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -164,7 +166,8 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
         if "loss" in logs:
             logs = {**logs, **parts_}
             self._told.clear()
-        super().log(logs, start_time)
+        before, self._clock = self._clock, time.monotonic()
+        super().log({**logs, "seconds": round(self.seconds + self._clock - before, 2)}, start_time)
 
     def create_optimizer(self, *_: Any) -> torch.optim.Optimizer:
         if self.optimizer is None:  # type: ignore[has-type]
@@ -179,6 +182,7 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
     def go_on(self, checkpoint: str | None) -> None:
         """Train to the end from a checkpoint. One that is the end is only read: Trainer would take another step from it."""
         state = None if checkpoint is None else TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        self._clock = time.monotonic()
         if checkpoint is None or state is None or state.global_step < self.args.max_steps:
             self.train(resume_from_checkpoint=checkpoint)
         else:
@@ -229,7 +233,7 @@ def last_whole(folder: Path) -> str | None:
     for number in reversed(numbers):
         try:
             json.loads(
-                (folder / f"checkpoint-{number}" / "trainer_state.json").read_text()
+                (folder / f"checkpoint-{number}" / TRAINER_STATE_NAME).read_text()
             )  # the last file that is written
             return str(folder / f"checkpoint-{number}")
         except (OSError, json.JSONDecodeError):
@@ -237,45 +241,9 @@ def last_whole(folder: Path) -> str | None:
     return None
 
 
-def _remembered(folder: Path, settings: Settings, data: str, model: nn.Module) -> dict[str, Any]:
-    """The record of the run in this folder, begun or new."""
-    told: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / RECORD
-    new = {"base": _name(model), "data": data, "settings": told}
-    if not file.exists():
-        return new | surroundings(model)
-    record: dict[str, Any] = json.loads(file.read_text())
-    for name, value in new.items():
-        if record.get(name) != value:
-            changed = (
-                [key for key in told if record["settings"].get(key) != told[key]] if name == "settings" else [name]
-            )
-            raise ValueError(
-                f"{folder} holds a run with another {', '.join(changed)}; go on with the same, or name another --out"
-            )
-    return record
-
-
-def _name(model: nn.Module) -> str:
-    """The model in words: its name on the hub, or its folder's; the bundled one by what its weights are."""
-    config: Any = model.config
-    name = str(getattr(config, "_name_or_path", "") or config.model_type)
-    if Path(name) == tiny.folder():
-        return f"simignore's bundled model, weights {tiny.fingerprint()}"
-    return Path(name).name if Path(name).exists() else name
-
-
-def _write(file: Path, told: Mapping[str, Any]) -> None:
-    """Written beside and renamed, so that a kill leaves the old one."""
-    beside = file.with_suffix(".part")
-    beside.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n")
-    beside.replace(file)
-
-
 def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     lines = [line for line in history if "loss" in line][-5:]
-    names = {name for line in lines for name in line} - {"epoch", "step", "learning_rate", "grad_norm"}
+    names = {name for line in lines for name in line} - {"epoch", "step", "learning_rate", "grad_norm", "seconds"}
     return {
         name: round(sum(line[name] for line in lines if name in line) / sum(name in line for line in lines), 5)
         for name in sorted(names)
