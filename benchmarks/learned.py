@@ -4,7 +4,9 @@
 
 The question alone is the text that image tokens are compared with, its options are not. Every method answers the same questions
 with the same numbers of tokens; each row is compared with the bundled head's, question by question. More heads, of other seeds
-or other losses, are named with ``--head NAME=FOLDER``. Runs can be stopped, and go on; ``--collect`` writes what there is.
+or other losses, are named with ``--head NAME=FOLDER``. Runs can be stopped, and go on; ``--collect`` writes what there is: rows
+may have answered more questions than others, and are compared on those that both have answered. ``--unseen star,moon`` counts
+the questions that name such shapes apart, for heads that were trained ``--without`` them.
 """
 
 from __future__ import annotations
@@ -16,21 +18,20 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from benchmarks.measure import save, surroundings
-from benchmarks.scenes import CHANCE, SEEDS, Row, collected, read_json, table, unpacked
+from benchmarks.rows import CHANCE, SEEDS, Row, ask, collected, console, table, unpacked
 from simignore import tiny
 from simignore.budget import AtLeast
-from simignore.evaluate import BENCHMARKS, paired, sweep
+from simignore.evaluate import BENCHMARKS, paired
+from simignore.evaluate.folder import PREDICTIONS, read_json
 from simignore.head import BUNDLED as BUNDLED_HEAD
 from simignore.methods import METHODS, LearnedSimignore, Random, Simignore
+from simignore.tiny.scenes import SHAPES
 
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 INSIDE = ("FastV", "PyramidDrop", "SparseVLM")  # they see all image tokens in the decoder's first layers
 BUNDLED = "LearnedSimignore"
-console = Console(width=200)
 
 
 def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) -> list[Row]:
@@ -67,23 +68,45 @@ def made(folder: Path) -> dict[str, Any]:
     }
 
 
-def against(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each row with its share of what all tokens reach, and with the bundled head's advantage over it on the same questions:
-    over all, and over those of two hops. The head has as many tokens; against all tokens it has an eighth (or the most that
-    was measured)."""
+def begun(runs: Path, compared: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows that have begun, each on all questions that it has answered of every kind."""
+    return [one for row in compared if (runs / row.key / PREDICTIONS).exists() for one in collected(runs, [row])]
+
+
+def against(found: list[dict[str, Any]], unseen: Sequence[bool] = ()) -> list[dict[str, Any]]:
+    """Each row with its share of what all tokens reach, and with the bundled head's advantage over it on the questions that
+    both have answered: over all, and over those of two hops. The head has as many tokens; against all tokens it has an eighth
+    (or the most that was measured).
+
+    unseen: which questions name shapes that some head never saw; right answers to them are counted, and compared, too.
+    """
     full = next(row for row in found if row["keep"] == 1.0)
-    kinds = list(full["kinds"])
+    hits = {id(row): unpacked(row["hits"], row["questions"]) for row in found}
+    hop = list(full["kinds"]).index("two_hop")
+    parts = {"_two_hop": [n % len(full["kinds"]) == hop for n in range(max(map(len, hits.values())))]}
+    if any(unseen):
+        parts["_unseen"] = list(unseen)
     best = {row["keep"]: row for row in found if row["label"] == BUNDLED}
     for row in found:
-        row["of_full"] = round(row["accuracy"] / full["accuracy"], 5)
+        own = hits[id(row)]
+        shared = min(len(own), full["questions"])
+        row["of_full"] = round(sum(own[:shared]) / max(1.0, sum(hits[id(full)][:shared])), 5)
+        if any(unseen):
+            told = [one for one, new in zip(own, unseen, strict=False) if new]
+            row["unseen"] = {"right": int(sum(told)), "asked": len(told)}
         rival = best.get(row["keep"]) if row is not full else best.get(0.125) or best.get(max(best, default=0))
         if rival is None or rival is row:
             continue
-        mine, own = (unpacked(one["hits"], one["questions"]) for one in (rival, row))
-        row["learned_minus_this"] = paired(mine, own)
-        hop = kinds.index("two_hop")
-        row["learned_minus_this_two_hop"] = paired(mine[hop :: len(kinds)], own[hop :: len(kinds)])
+        pairs = list(zip(hits[id(rival)], own, strict=False))  # rows may have answered more than others
+        row["learned_minus_this"] = _paired(pairs)
+        for name, part in parts.items():
+            if some := [pair for pair, inside in zip(pairs, part, strict=False) if inside]:
+                row[f"learned_minus_this{name}"] = _paired(some)
     return found
+
+
+def _paired(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    return paired([these for these, _ in pairs], [those for _, those in pairs])
 
 
 def main(
@@ -94,35 +117,30 @@ def main(
     head: Annotated[list[str] | None, typer.Option(metavar="NAME=FOLDER", help="One more head.")] = None,
     few: Annotated[bool, typer.Option("--few", help="Of other methods only Simignore and Simignore2.")] = False,
     runs: Annotated[Path, typer.Option(help="Where runs are kept; what was stopped goes on.")] = Path("out/learned"),
+    unseen: Annotated[str | None, typer.Option(help="Shapes that some head never saw, by commas.")] = None,
     collect: Annotated[bool, typer.Option("--collect", help="Ask nothing; write what was answered so far.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write everything here.")] = None,
 ) -> None:
     """Measure what learning is worth: the bundled head against methods that were not trained."""
     heads = dict(one.split("=", 1) for one in head or [])
     compared = rows(keep or KEEPS, heads, few)
+    benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind)  # type: ignore[call-arg]
+    items = benchmark.items()
     if not collect:
         model, processor = tiny.load()
-        benchmark = BENCHMARKS["scenes"](seed=seed, per_kind=per_kind)  # type: ignore[call-arg]
-        items = benchmark.items()
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("answers", total=len(compared) * len(items))
-            sweep(
-                model,
-                processor,
-                benchmark,
-                {row.key: row.method for row in compared},
-                items,
-                batch=batch,
-                folders={row.key: runs / row.key for row in compared},
-                tick=lambda count: progress.advance(bar, count),
-            )
-    found = against(collected(runs, compared))
+        ask(model, processor, benchmark, compared, items, batch, runs)
+    shapes = {word.strip() for word in (unseen or "").split(",") if word.strip()}
+    if strange := shapes - set(SHAPES):
+        raise typer.BadParameter(f"--unseen {', '.join(sorted(strange))}: shapes are {', '.join(SHAPES)}")
+    named = [not shapes.isdisjoint(item.question.replace("?", " ").split()) for item in items]
+    found = against(begun(runs, compared), named)
     if json is not None:
         facts = {
             "weights": tiny.fingerprint(),
             "head": made(BUNDLED_HEAD),
             "heads": {name: made(Path(where)) for name, where in heads.items()},
             "seed": seed,
+            "unseen": sorted(shapes),
             "rows": found,
         }
         save(json, {**surroundings(torch.device("cpu")), **facts})

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.scenes import CHANCE, ablation, collected, known_rows, rows
+from benchmarks.rows import CHANCE, collected, known_rows
+from benchmarks.scenes import ablation, rows
 from simignore.evaluate import paired
 from simignore.methods import METHODS
 from simignore.tiny.questions import KINDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from simignore.methods import METHODS
 from simignore.tiny.questions import KINDS
 
 
-def row(label: str, keep: float, hits: list[int]) -> dict:
+def row(label: str, keep: float, hits: Sequence[int]) -> dict:
     return {
         "label": label,
         "keep": keep,
@@ -44,3 +45,17 @@ def test_the_bundled_head_is_compared_question_by_question_and_on_two_hops_alone
     assert other["learned_minus_this"]["difference"] == pytest.approx(1 / len(KINDS))
     assert other["learned_minus_this_two_hop"]["difference"] == 1.0
     assert found[0]["learned_minus_this"]["difference"] == pytest.approx(1 / len(KINDS) - 1)  # an eighth against all
+
+
+def test_rows_are_compared_on_what_both_answered_and_on_shapes_that_a_head_never_saw():
+    kinds = len(KINDS)
+    rng = np.random.default_rng(0)
+    long, short, whole = rng.random(9 * kinds) < 0.6, rng.random(5 * kinds) < 0.5, rng.random(7 * kinds) < 0.9
+    unseen = rng.random(9 * kinds) < 0.2
+    found = against([row("all", 1.0, whole), row(BUNDLED, 0.125, long), row("other", 0.125, short)], unseen.tolist())
+    difference = long[: len(short)].astype(float) - short
+    assert found[2]["learned_minus_this"]["difference"] == pytest.approx(difference.mean())
+    assert found[2]["learned_minus_this_unseen"]["difference"] == pytest.approx(difference[unseen[: len(short)]].mean())
+    assert found[2]["unseen"] == {"right": short[unseen[: len(short)]].sum(), "asked": unseen[: len(short)].sum()}
+    assert found[1]["of_full"] == pytest.approx(long[: len(whole)].sum() / whole.sum(), abs=1e-5)
+    assert found[2]["of_full"] == pytest.approx(short.sum() / whole[: len(short)].sum(), abs=1e-5)
