@@ -30,8 +30,8 @@ setup: $(READY) ## make the virtual environment
 ask: $(READY) ## ask the bundled model about the bundled image, with and without simignore; writes out/kept.png
 	$(BIN)/simignore ask example --answer-as text --keep 0.25 --out out/kept.png
 
-test: $(TESTED) ## run the tests
-	@$(BIN)/python -m pytest
+test: $(TESTED) ## run the tests, a worker for each core
+	@$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 check: $(READY) ## lint, format, types, import direction, generated tables
 	@$(BIN)/ruff check .

@@ -32,6 +32,8 @@ from simignore.tiny.scenes import SHAPES
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 INSIDE = ("FastV", "PyramidDrop", "SparseVLM")  # they see all image tokens in the decoder's first layers
 BUNDLED = "LearnedSimignore"
+RIVALS = {"learned": BUNDLED, "simignore2": "Simignore2"}
+HOPS = ("two_hop", "three_hop")
 
 
 def rows(keeps: Sequence[float], heads: Mapping[str, str], few: bool = False) -> list[Row]:
@@ -74,34 +76,37 @@ def begun(runs: Path, compared: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def against(found: list[dict[str, Any]], unseen: Sequence[bool] = ()) -> list[dict[str, Any]]:
-    """Each row with its share of what all tokens reach, and with the bundled head's advantage over it on the questions that
-    both have answered: over all, and over those of two hops. The head has as many tokens; against all tokens it has an eighth
-    (or the most that was measured).
+    """Each row with its share of what all tokens reach, and with the advantage that the bundled head and Simignore2 have over
+    it on the questions that both have answered: over all, over two hops and three. They have as many tokens; against all tokens
+    they have an eighth (or the most that was measured).
 
     unseen: which questions name shapes that some head never saw; right answers to them are counted, and compared, too.
     """
     full = next(row for row in found if row["keep"] == 1.0)
+    kinds = list(full["kinds"])
     hits = {id(row): unpacked(row["hits"], row["questions"]) for row in found}
-    hop = list(full["kinds"]).index("two_hop")
-    parts = {"_two_hop": [n % len(full["kinds"]) == hop for n in range(max(map(len, hits.values())))]}
+    most = max(map(len, hits.values()))
+    parts = {f"_{kind}": [n % len(kinds) == kinds.index(kind) for n in range(most)] for kind in HOPS}
     if any(unseen):
         parts["_unseen"] = list(unseen)
-    best = {row["keep"]: row for row in found if row["label"] == BUNDLED}
     for row in found:
-        own = hits[id(row)]
-        shared = min(len(own), full["questions"])
-        row["of_full"] = round(sum(own[:shared]) / max(1.0, sum(hits[id(full)][:shared])), 5)
+        own, whole = hits[id(row)], hits[id(full)]
+        shared = min(len(own), len(whole))
+        row["of_full"] = round(sum(own[:shared]) / max(1.0, sum(whole[:shared])), 5)
         if any(unseen):
             told = [one for one, new in zip(own, unseen, strict=False) if new]
             row["unseen"] = {"right": int(sum(told)), "asked": len(told)}
-        rival = best.get(row["keep"]) if row is not full else best.get(0.125) or best.get(max(best, default=0))
-        if rival is None or rival is row:
-            continue
-        pairs = list(zip(hits[id(rival)], own, strict=False))  # rows may have answered more than others
-        row["learned_minus_this"] = _paired(pairs)
-        for name, part in parts.items():
-            if some := [pair for pair, inside in zip(pairs, part, strict=False) if inside]:
-                row[f"learned_minus_this{name}"] = _paired(some)
+        for name, label in RIVALS.items():
+            budgets = {other["keep"]: other for other in found if other["label"] == label}
+            least = 0.125 if 0.125 in budgets else max(budgets, default=0)
+            rival = budgets.get(least if row is full else row["keep"])
+            if rival is None or rival is row:
+                continue
+            pairs = list(zip(hits[id(rival)], own, strict=False))  # rows may have answered more than others
+            row[f"{name}_minus_this"] = _paired(pairs)
+            for part, inside in parts.items():
+                if some := [pair for pair, there in zip(pairs, inside, strict=False) if there]:
+                    row[f"{name}_minus_this{part}"] = _paired(some)
     return found
 
 

@@ -14,6 +14,8 @@ from simignore import tiny
 from simignore.head import BUNDLED
 
 TOKENS = 196  # the bundled model's
+NEVER = "never saw"  # in the name of a head that was trained without some kinds and shapes
+MOVED = ("LearnedSimignore", "Simignore2")
 SHOWN = ("all image tokens", "LearnedSimignore", "Simignore2", "Simignore", "Simignore, options too")
 
 
@@ -25,6 +27,7 @@ def table(root: Path) -> str:
         "keep",
         "tokens, mean",
         "",
+        "questions",
         "right",
         "of all tokens'",
         "the head's advantage, points",
@@ -41,6 +44,7 @@ def table(root: Path) -> str:
                     f"{keep:g}" if keep else "threshold",
                     f"{row['held'] or TOKENS:.1f}",
                     str(row["label"]),
+                    f"{row['questions']:,}",
                     f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
                     f"{row['of_full']:.1%}",
                     points(versus),
@@ -48,7 +52,7 @@ def table(root: Path) -> str:
                     "" if versus is None else "yes" if versus["better"] else "no",
                 ]
             )
-    what = f"{rows[0]['questions']:,} questions, the same for all, 95 % intervals, of differences by paired bootstrap"
+    what = "95 % intervals, of differences by paired bootstrap over the questions that both rows have answered"
     others = "\n".join(f"- {name}: `{one['command']}`" for name, one in result["heads"].items())
     repeat = f"To repeat it: `{MADE_BY[LEARNED]}`, and `--head NAME=FOLDER` for the other heads, which were made by\n\n{others}"
     return f"{markdown(head, cells)}\n\n{footnote(result, what)} {repeat}"
@@ -61,6 +65,28 @@ def kinds(root: Path) -> str:
     every = list(shown[0]["kinds"])
     told = [[spoken(kind), *(_share(row["kinds"][kind]) for row in shown)] for kind in every]
     return markdown(("", *(str(row["label"]) for row in shown)), told)
+
+
+def transfer(root: Path) -> str:
+    """Heads beside Simignore2 on kinds of questions and shapes, some of which one of them never saw."""
+    result = _result(root)
+    full = next(row for row in result["rows"] if row["keep"] == 1.0)
+    shown = [row for row in result["rows"] if row["keep"] == 0.125 and (row["label"] in MOVED or NEVER in row["label"])]
+    if not any(NEVER in row["label"] for row in shown):
+        raise StaleError(f"{LEARNED} holds no head {NEVER!r}; make it anew: {MADE_BY[LEARNED]}")
+    columns = {
+        "two hops": "_two_hop",
+        "three hops": "_three_hop",
+        f"names a {' or '.join(result['unseen'])}": "_unseen",
+    }
+    cells = []
+    for row in (full, *shown):
+        parts = {"_two_hop": row["kinds"]["two_hop"], "_three_hop": row["kinds"]["three_hop"], "_unseen": row["unseen"]}
+        told = [f"{_share(parts[part])} of {parts[part]['asked']}" for part in columns.values()]
+        versus = [points(row.get(f"simignore2_minus_this{part}")) for part in columns.values()]
+        cells.append([str(row["label"]), *(x for pair in zip(told, versus, strict=True) for x in pair)])
+    head = ("", *(x for name in columns for x in (name, "Simignore2's advantage, points")))
+    return markdown(head, cells)
 
 
 def bundled(_: Path) -> str:
@@ -94,5 +120,6 @@ def _result(root: Path) -> dict[str, Any]:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "learning-table": table,
     "learning-kinds": kinds,
+    "learning-transfer": transfer,
     "learning-head": bundled,
 }
