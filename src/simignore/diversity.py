@@ -130,9 +130,10 @@ def levelled(score: Tensor, valid: Tensor, groups: Tensor | None = None) -> Tens
     groups: [B, N] numbers from 0 on, such as the image of each token: each group is levelled by itself.
     """
     score = score.to(torch.promote_types(score.dtype, torch.float32))
+    count = 1 if groups is None or not groups.numel() else max(0, int(groups.max())) + 1  # places are on the host
     groups = torch.zeros_like(valid, dtype=torch.long) if groups is None else groups.to(score.device).clamp(min=0)
-    shape = len(score), score.shape[1] + 1
-    index = torch.where(valid & score.isfinite(), groups, score.shape[1])  # infinite ones set no bound
+    shape = len(score), count + 1
+    index = torch.where(valid & score.isfinite(), groups, count)  # infinite ones set no bound
     low = score.new_full(shape, torch.inf).scatter_reduce(1, index, score, "amin")[:, :-1].gather(1, groups)
     high = score.new_full(shape, -torch.inf).scatter_reduce(1, index, score, "amax")[:, :-1].gather(1, groups)
     level = ((score.clamp(low, high) - low) / (high - low)).masked_fill(high <= low, 1.0)

@@ -18,7 +18,8 @@ class Falling(Budget):
     """The ``step``-th of ``steps`` cuts that shrink the image tokens by the same factor each, to ``keep`` at the last: of N
     tokens before any cut N * (keep / N) ** (step / steps) stay, so 0.125 in three steps is 0.5, 0.25, 0.125.
 
-    keep: a count, or a fraction of all the sample's image tokens. Where fewer tokens are there than a step asks for, all stay.
+    keep: a count, or a fraction of all the sample's image tokens. Where fewer tokens are there than a step before
+        the last asks for, all stay; fewer than ``keep`` raise ValueError.
     """
 
     keep: int | float

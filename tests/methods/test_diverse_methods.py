@@ -19,14 +19,17 @@ from simignore import (
     DivPrune,
     FasterVLM,
     FastV,
+    LearnedSimignore,
     Mass,
     Product,
     Random,
     Schedule,
     Simignore,
     Simignore2,
+    SparseVLM,
     VisionZip,
 )
+from simignore.diversity import levelled
 from simignore.types import Grid, Look, Patches
 
 
@@ -103,6 +106,18 @@ def towers_alone(seen, b, size):
         attention=seen.attention[b : b + 1, :size],
         tower={look: x[b : b + 1, :size] for look, x in seen.tower.items()},
     )
+
+
+def test_what_is_left_of_many_images_is_levelled_by_their_own_numbers():
+    """Fewer tokens than images: their images' numbers go beyond the number of tokens."""
+    score, valid = torch.tensor([[3.0, 1.0, 2.0], [5.0, 4.0, 9.0]]), torch.tensor([[True] * 3, [True, True, False]])
+    found = levelled(score, valid, torch.tensor([[5, 5, 9], [7, 7, -1]]))
+    assert found.tolist() == [[1.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+
+
+def test_a_head_without_a_rule_of_its_own_may_be_a_factor():
+    assert Product(FasterVLM(keep=3), LearnedSimignore(keep=3, sharpness=None, fill="highest")).keep == 3
+    assert Product(SparseVLM(keep=4, layer=2), SparseVLM(keep=4, layer=2)).layer == 2
 
 
 def test_relevance_is_levelled_in_each_image():
@@ -196,6 +211,17 @@ def test_the_repr_rebuilds_it(method):
         (lambda: Diverse(VisionZip(keep=3)), TypeError, "with scores, got VisionZip"),
         (lambda: Diverse(Simignore(keep=3), how="best"), ValueError, "how='best' is none of 'dpp', 'max-min'"),
         (lambda: Diverse(Simignore(keep=3), sharpness=-1), ValueError, "sharpness=-1 would prefer what scores low"),
+        (
+            lambda: Diverse(Simignore(keep=3, skip=1)),
+            TypeError,
+            "more than its scores, and Diverse would lose the rest",
+        ),
+        (lambda: Diverse(Diverse(Simignore(keep=3))), TypeError, "chooses by more than its scores"),
+        (lambda: Diverse(CDPruner(keep=3)), TypeError, "such as Simignore"),
+        (lambda: Product(FasterVLM(keep=3), LearnedSimignore(keep=3)), TypeError, "Product would lose the rest"),
+        (lambda: Product(FasterVLM(keep=3), Simignore(keep=3, stride=2)), TypeError, "Product would lose the rest"),
+        (lambda: Product(FastV(layer=2), SparseVLM(keep=4, layer=2, recycle=True)), TypeError, "write Merged"),
+        (lambda: Product(FastV(layer=2), SparseVLM(keep=4, layer=2)), ValueError, "attention of different tokens"),
         (lambda: Product(Simignore(keep=3), DivPrune(keep=3)), TypeError, "got DivPrune"),
         (lambda: Product(Simignore(keep=3), FastV(keep=3)), ValueError, "cut at different sites"),
         (lambda: Product(Simignore(keep=3), FasterVLM(keep=3), weight=2), ValueError, "weight=2 of the second score"),

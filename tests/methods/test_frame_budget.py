@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grids import chosen, film, image, lying, one, seeing
-from simignore import FastV, Random, Simignore
+from simignore import Diverse, FastV, Random, Simignore
 from simignore.budget import AtLeast, Schedule
 from simignore.methods import Chain
 from simignore.methods.base import Scorer
@@ -38,12 +38,12 @@ def loop(scores, frames, count, floor, top):
 
     def level(s):
         if s == math.inf:
-            return 1.0
-        return (max(s, low) - low) / (high - low) if high > low else 0.0
+            return Fraction(1)
+        return (Fraction(max(s, low)) - Fraction(low)) / (Fraction(high) - Fraction(low)) if high > low else Fraction(0)
 
     ranked = [sorted(own, key=lambda i: (-scores[i], i)) for own in frames]
     heads = [own[: max(1, math.floor(top * len(own) + 0.5))] for own in ranked]
-    weights = [sum(level(scores[i]) for i in head) / len(head) for head in heads]
+    weights = [round(float(sum(level(scores[i]) for i in head) / len(head)), 12) for head in heads]
     shares = [0] * len(frames)
     for turn in range(floor):
         for f in sorted(range(len(frames)), key=lambda f: -weights[f]):
@@ -144,6 +144,7 @@ def test_it_is_the_scorer_in_all_else():
         (lambda: FrameBudget(Chain(Random(keep=3))), TypeError, "of a method with scores, got Chain"),
         (lambda: FrameBudget(Random), TypeError, "got Random: FrameBudget"),
         (lambda: FrameBudget(SparseVLM(keep=4, recycle=True)), TypeError, "merges what it drops"),
+        (lambda: FrameBudget(Diverse(Random(keep=3))), TypeError, "FrameBudget would lose the rest"),
         (lambda: FrameBudget(Random(keep=3), floor=-1), ValueError, "floor=-1 must be a whole number of at least 0"),
         (lambda: FrameBudget(Random(keep=3), top=0.0), ValueError, "top=0.0 is not a fraction"),
         (lambda: FrameBudget(Random(keep=3), top=3), ValueError, "top=3 is a count; give the share"),

@@ -167,13 +167,14 @@ def test_a_head_of_another_width_is_told_with_both_and_the_model_is_as_before():
 )
 def test_its_own_default_span_is_no_wish_and_another_one_is(wrap):
     model, inputs = models.model(), models.batch(*PROMPTS)
-    silent, asking = LearnedSimignore(keep=4, head=OWN), LearnedSimignore(keep=4, head=OWN, span="options")
+    plain = {"keep": 4, "head": OWN, "sharpness": None, "fill": "highest"}  # what reads scores loses nothing of it
+    silent, asking = LearnedSimignore(**plain), LearnedSimignore(**plain, span="options")
     assert span_of(wrap(silent)) == "question"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         splice = wrap(silent)(model)
         wrap(asking)(model, query=torch.tensor([5, 6]))
-        wrap(LearnedSimignore(keep=4, head=OWN, span="auto"))(model)
+        wrap(LearnedSimignore(**plain, span="auto"))(model)
     with torch.no_grad(), splice as trace:
         model(**inputs)
     assert trace.selections[0].count.tolist() == [4, 4]
@@ -189,7 +190,7 @@ def test_simignores_question_is_a_wish():
 def test_composed_it_counts_as_what_it_chooses_alone():
     seen = view(n=16)
     seen = replace(seen, hidden=seen.visual)
-    alone = LearnedSimignore(keep=5, head=HEAD, sharpness=None)
+    alone = LearnedSimignore(keep=5, head=HEAD, sharpness=None, fill="highest")
     chosen = alone.choose(seen)
     assert torch.equal(Merged(alone).choose(seen).index, chosen.index)
     assert torch.equal(Product(alone, Simignore(keep=5), weight=0).choose(seen).index, chosen.index)

@@ -9,7 +9,20 @@ import torch
 
 import simignore
 from rebuilding import NAMES
-from simignore import METHODS, PRESETS, AtLeast, Chain, FastV, Method, Random, Scorer, Selection, Simignore, View
+from simignore import (
+    METHODS,
+    PRESETS,
+    AtLeast,
+    Chain,
+    FastV,
+    Method,
+    Random,
+    Schedule,
+    Scorer,
+    Selection,
+    Simignore,
+    View,
+)
 from simignore.methods import LearnedSimignore, Product, preset
 from simignore.splice.engine import NEEDS
 from simignore.types import Grid, Patches
@@ -81,6 +94,7 @@ def test_methods_are_frozen_and_documented(cls):
         (lambda: Simignore(keep=AtLeast(0.1), stride=2), "goes on until a count is reached"),
         (lambda: FastV(keep=4, layer=0), "layer=0 must be a whole number of at least 1"),
         (lambda: FastV(keep=4, layer=True), "layer=True"),
+        (lambda: Simignore(keep=Schedule({2: 4}), layer=5), "layer=5: keep=.* names its layers itself"),
         (lambda: Chain(), "at least one method"),
         (
             lambda: Chain(Simignore(keep=3, span="options"), Simignore(keep=2, span="user")),

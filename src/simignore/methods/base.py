@@ -57,6 +57,9 @@ class Method(ABC):
             object.__setattr__(self, "keep", check_keep(self.keep))
         if self.layer is not None:
             object.__setattr__(self, "layer", check_layer(self.layer))
+            asked = any(f.name == "layer" and f.init and self.layer != f.default for f in fields(self))
+            if asked and isinstance(self.keep, Schedule):
+                raise ValueError(f"layer={self.layer!r}: keep={self.keep!r} names its layers itself; leave layer out")
         for name, kind in (("hide", Hide), ("positions", Positions), ("within", Within)):
             check_choice(self, name, get_args(kind))
 
@@ -129,6 +132,11 @@ class Scorer(Method):
 
     scored: ClassVar[bool] = True
 
+    @property
+    def plain(self) -> bool:
+        """Whether it keeps what scores highest and does nothing else, so that its scores are all there is of it."""
+        return type(self).choose is Scorer.choose
+
     @abstractmethod
     def score(self, view: View) -> Tensor:
         """[B, N] one score per image token, higher = keep; padding may hold anything."""
@@ -151,6 +159,17 @@ def _wishes(method: Method) -> set[str]:
         return set().union(*map(_wishes, inside))
     default = next((f.default for f in fields(method) if f.name == "span"), "auto")
     return {getattr(method, "span", "auto")} - {"auto", default}
+
+
+def check_plain(wrapper: str, scorer: Scorer) -> None:
+    """Raise for a method of which a wrapper that reads scores would lose something."""
+    if scorer.merges:
+        raise TypeError(f"{scorer} merges what it drops, and {wrapper} reads scores only; write Merged({wrapper}(...))")
+    if not scorer.plain:
+        raise TypeError(
+            f"{scorer} chooses by more than its scores, and {wrapper} would lose the rest; lay it over a method that keeps its "
+            "highest scores, such as Simignore(keep=64)"
+        )
 
 
 def common_span(methods: Sequence[Method]) -> str:

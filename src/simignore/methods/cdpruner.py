@@ -70,8 +70,7 @@ class CDPruner(Scorer):
 
 def _clip_similarity(name: str, features: Tensor, questions: tuple[str, ...]) -> Tensor:
     """[B, N] cosine, in CLIP's space, of patches [B, N, C] as the tower's last layer gives them out and of each question."""
-    model, tokenizer = _clip(name)
-    model = model.to(features.device)
+    model, tokenizer = _clip(name, str(features.device))
     norm = model.vision_model.post_layernorm
     if norm.normalized_shape[-1] != features.shape[-1]:
         raise ValueError(
@@ -87,12 +86,12 @@ def _clip_similarity(name: str, features: Tensor, questions: tuple[str, ...]) ->
         return (patches @ text[..., None])[..., 0]
 
 
-@lru_cache(maxsize=2)
-def _clip(name: str) -> tuple[Any, Any]:
+@lru_cache(maxsize=4)  # one for each device: moving a shared one would pull it from under another thread
+def _clip(name: str, device: str) -> tuple[Any, Any]:
     """The text tower and the projections of a CLIP checkpoint, in float32, and its tokenizer."""
     from transformers import AutoTokenizer, CLIPModel
 
-    model = CLIPModel.from_pretrained(name, dtype=torch.float32).eval()
+    model = CLIPModel.from_pretrained(name, dtype=torch.float32).eval().to(device)
     if not hasattr(model, "visual_projection"):
         raise ValueError(f"clip={name!r} is no CLIP checkpoint with projections")
     return model, AutoTokenizer.from_pretrained(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from simignore.budget import check_number
 from simignore.diversity import How, diverse
-from simignore.methods.base import Method, Scorer, needed
+from simignore.methods.base import Method, Scorer, check_plain, needed
 from simignore.types import Cut, Look, Selection, View
 
 
@@ -21,7 +21,8 @@ class Diverse(Scorer):
     Why it works: the best-scored tokens often show one and the same thing; what a second copy would take, another can have.
     Source: the kernel is CDPruner's (arXiv 2506.10967), the max-min rule DivPrune's (arXiv 2503.02175).
 
-    scorer: any method with scores, such as ``Diverse(FastV(keep=64))``; a budget that reads scores reads its scores.
+    scorer: any method that keeps its highest scores, such as ``Diverse(FastV(keep=64))``; a budget that reads scores reads
+        those.
     how: "dpp" or "max-min". sharpness: the power that r is raised to; 0 leaves diversity alone, large ones the scores.
     keep: that of ``scorer``; so are layer, hide, positions, within, needs and looks.
     """
@@ -37,8 +38,7 @@ class Diverse(Scorer):
             raise TypeError(
                 f"Diverse is laid over a method with scores, got {type(scorer).__name__}: Diverse(Simignore(keep=64))"
             )
-        if scorer.merges:
-            raise TypeError(f"{scorer} merges what it drops, and Diverse reads scores only; write Merged(Diverse(...))")
+        check_plain("Diverse", scorer)
         if how not in ("dpp", "max-min"):
             raise ValueError(f"how={how!r} is none of 'dpp', 'max-min'")
         if check_number("sharpness", sharpness) < 0:

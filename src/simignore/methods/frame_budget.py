@@ -12,9 +12,11 @@ from torch import Tensor
 
 from simignore.budget import Keep, check_count, check_keep
 from simignore.cells import apportion
-from simignore.methods.base import Scorer
+from simignore.methods.base import Scorer, check_plain
 from simignore.select import from_kept, top_k
 from simignore.types import PAD, Cut, Hide, Look, Positions, Selection, View, Within
+
+DIGITS = 12  # of weights, so that equal means are equal in whatever order they were summed up
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class FrameBudget(Scorer):
     happened is lost altogether, and frames that matter still get more. Source: this project.
 
     scorer: the method whose scores and budget are shared out, such as ``FrameBudget(Simignore(keep=256))`` for frames that the
-        question is about, or ``FrameBudget(EVS(keep=256))`` for frames in which much changes. Of a method, only the scores are
-        read, so one that merges is refused.
+        question is about, or ``FrameBudget(EVS(keep=256))`` for frames in which much changes. Only scores are
+        read, so a method that merges, or chooses by more than its scores, is refused.
     keep: that of the scorer, and so are layer, hide, positions and within.
     floor: tokens that each frame gets first, while the budget lasts (the heaviest frames first).
     top: the share of a frame's tokens whose mean score is its weight, at least one token. Scores are put between 0 (the
@@ -52,10 +54,7 @@ class FrameBudget(Scorer):
             raise TypeError(
                 f"FrameBudget shares out the budget of a method with scores, got {name}: FrameBudget(Simignore(keep=256))"
             )
-        if self.scorer.merges:
-            raise TypeError(
-                f"{self.scorer} merges what it drops, and FrameBudget reads scores only; switch merging off"
-            )
+        check_plain("FrameBudget", self.scorer)
         for name in ("keep", "layer", "hide", "positions", "within", "needs"):
             object.__setattr__(self, name, getattr(self.scorer, name))
         object.__setattr__(self, "floor", check_count("floor", self.floor, 0))
@@ -109,7 +108,8 @@ def _among_frames(score: Tensor, frames: Sequence[Tensor], count: int, floor: in
     level = _levelled(score, torch.cat(list(frames)))
     # each frame's tokens, best first
     ranked = [own[score[own].argsort(descending=True, stable=True)] for own in frames]
-    weight = [float(level[own[: max(1, math.floor(top * len(own) + 0.5))]].mean()) for own in ranked]
+    heads = [own[: max(1, math.floor(top * len(own) + 0.5))] for own in ranked]
+    weight = [round(float(level[head].mean()), DIGITS) for head in heads]
     for own, share in zip(ranked, apportion(count, weight, [len(own) for own in frames], floor), strict=True):
         kept[own[:share]] = True
     return kept

@@ -44,6 +44,8 @@ class LearnedSimignore(Scorer):
         "lowest": those that the head is surest about, the plain background; "highest": those that nearly reached it, mostly
         things that the question might have asked about, which distract. Of a head whose threshold was not learnt the highest
         scores stay.
+    Laid under another method's rule (``Diverse``, ``Product``, ``FrameBudget``), which reads nothing but scores, it wants
+    ``sharpness=None, fill="highest"``, so that nothing is lost silently.
     """
 
     head: str | None = None
@@ -72,6 +74,10 @@ class LearnedSimignore(Scorer):
         where = spots(view.patches) if head.hops else None
         found: Tensor = head(visual, text, needed(view.text_valid, "text_valid"), where)
         return found
+
+    @property
+    def plain(self) -> bool:
+        return self.sharpness is None and self.fill == "highest"
 
     def choose(self, view: View) -> Selection:
         score, visual = self.score(view), needed(view.visual, "visual")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from simignore.budget import check_number
 from simignore.diversity import both
-from simignore.methods.base import Scorer, common_span
+from simignore.methods.base import Scorer, check_plain, common_span
 from simignore.types import Cut, Look, View
 
 
@@ -36,11 +36,18 @@ class Product(Scorer):
                     f"a product is made of methods with scores, got {type(scorer).__name__}: "
                     "Product(Simignore(keep=64), FasterVLM(keep=64))"
                 )
+            check_plain("Product", scorer)
         if [cut.site for cut in first.cuts()] != [cut.site for cut in second.cuts()]:
             raise ValueError(f"{first} and {second} cut at different sites; give both the same layer")
         if not 0 <= check_number("weight", weight) <= 1:
             raise ValueError(f"weight={weight:g} of the second score must be in [0, 1]")
         common_span((first, second))
+        attentive = [scorer for scorer in (first, second) if "attention" in scorer.needs]
+        if len({"words" in scorer.needs for scorer in attentive}) > 1:
+            raise ValueError(
+                f"{first} and {second} read the attention of different tokens of the prompt, and a product asks for one row of "
+                "it; lay one after the other with Chain"
+            )
         shared = {name: getattr(first, name) for name in ("keep", "layer", "hide", "positions", "within")}
         own: dict[str, Any] = {"first": first, "second": second, "weight": float(weight), "source": "this project"}
         needs = tuple(dict.fromkeys((*first.needs, *second.needs)))

@@ -45,15 +45,19 @@ class Simignore(Scorer):
         check_choice(self, "span", SPANS)
         for name, least in (("skip", 0), ("stride", 1)):
             object.__setattr__(self, name, check_count(name, getattr(self, name), least))
-        if (self.skip, self.stride) != (0, 1) and isinstance(self.keep, Budget):
+        if not self.plain and isinstance(self.keep, Budget):
             raise ValueError(
                 f"keep={self.keep!r}: a walk (skip, stride) goes on until a count is reached; give a count or a fraction"
             )
 
+    @property
+    def plain(self) -> bool:
+        return (self.skip, self.stride) == (0, 1)
+
     def choose(self, view: View) -> Selection:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")
         text_valid = needed(view.text_valid, "text_valid")
-        if (self.skip, self.stride) != (0, 1):
+        if not self.plain:
             pairs = similarities(visual, text, self.similarity)
             return walk(pairs, view.valid, text_valid, check_keep(self.keep), self.skip, self.stride)
         return super().choose(view)

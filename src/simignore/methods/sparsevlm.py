@@ -70,6 +70,10 @@ class SparseVLM(Scorer):
             return (self,)
         return tuple(replace(self, layer=layer, keep=keep) for layer, keep in falling(self.keep, self.layers))
 
+    @property
+    def plain(self) -> bool:
+        return not self.recycle
+
     def raters(self, view: View) -> Tensor:
         words, there = needed(view.words, "words"), needed(view.words_valid, "words_valid")
         return raters(needed(view.visual, "visual"), view.valid, words, there)
