@@ -32,6 +32,8 @@ ROOMS = [
     "prompt",
     "places",
     "observe",
+    "callers",
+    "paid",
     "tower",
     "splice",
     "hops",
