@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
+from zoo import CASES, Sample, picture
 
 import models
 import processors
 from simignore import FastV, Random, Simignore, ask, build
+from simignore.answer import Stopwatch
 
 PICTURE = Image.new("RGB", (40, 32), "red")
 
@@ -75,3 +79,35 @@ def test_transformers_pipeline_runs_under_a_method(model, processor):
         prompt = build(processor, PICTURE, chat[0]["content"][1]["text"])
         alone = ask(model, processor, prompt, Simignore(keep=4), max_new_tokens=4)
         assert (output[0] if isinstance(output, list) else output)["generated_text"].strip() == alone.text
+
+
+@pytest.mark.parametrize("name", ["blip-2", "instructblip"])
+def test_decoding_is_told_from_the_prefill_where_the_language_model_generates(name):
+    """BLIP-2 hands `generate` on, past its own forward. The first forward sleeps, and the others nearly do not."""
+    case = next(case for key, case in CASES.items() if key.startswith(name))
+    model, processor = case.model(), case.processor()
+    slept, inner = [], model.language_model
+
+    def sleep(*_):
+        slept.append(0.3 if not slept else 0.05)
+        time.sleep(slept[-1])
+
+    handle = inner.register_forward_pre_hook(sleep)
+    try:
+        answer = ask(model, processor, build(processor, PICTURE, "what ?"), Random(keep=4), max_new_tokens=4)
+    finally:
+        handle.remove()
+    assert len(slept) == len(answer.ids) == 4
+    assert answer.prefill > 0.3 and answer.decode > 0.15
+    with Stopwatch(model) as watch, torch.no_grad():
+        pass
+    assert watch.rest == 0 and not inner._forward_hooks and not inner._forward_pre_hooks
+
+
+def test_a_forward_inside_another_is_part_of_it():
+    """Llama 4 keeps a language model that could generate inside its own forward."""
+    model, inputs = CASES["llama4"].model(), CASES["llama4"].inputs(Sample("what ?", (picture(24, 24),)))
+    with Stopwatch(model) as watch, torch.no_grad():
+        for _ in range(3):
+            model(**inputs)
+    assert len(watch._clocks) == 3 and watch.first > 0 and watch.rest > 0
