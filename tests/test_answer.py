@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from listening import Listening
 from PIL import Image
 from transformers import pipeline
 from zoo import CASES, Sample, picture
@@ -14,6 +15,7 @@ import models
 import processors
 from simignore import FastV, Random, Simignore, ask, build
 from simignore.answer import Stopwatch
+from simignore.cost import cost
 
 PICTURE = Image.new("RGB", (40, 32), "red")
 
@@ -57,6 +59,15 @@ def test_the_methods_span_is_what_it_compares_with(model, processor):
     with Simignore(keep=4)(model, query=prompt.query("options-plain")) as trace, torch.no_grad():
         model(**prompt.inputs)
     assert torch.equal(by_span.trace.selections[0].index, trace.selections[0].index)
+
+
+def test_a_method_that_reads_the_question_gets_it_from_the_processor(model, processor):
+    """This model has no folder in which a tokenizer could be found."""
+    prompt, heard = build(processor, PICTURE, "What colour is the star?"), Listening.heard
+    heard.clear()
+    ask(model, processor, prompt, Listening(keep=4), max_new_tokens=2)
+    cost(model, processor, prompt, {"it": Listening(keep=4)}, rounds=1, tokens=1)
+    assert set(heard) == {"What colour is the star ?"} and len(heard) == 4  # two rounds, and FLOPs
 
 
 def test_a_prompt_without_an_image(model, processor):

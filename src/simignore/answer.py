@@ -36,7 +36,7 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     found = read(parts(model), inputs)
     image_tokens = 0 if found is None else sum(found.counts)
     settings = {"do_sample": False, "max_new_tokens": 48, **generation}
-    with _laid(method, model, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
+    with _laid(method, model, processor, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
         output = model.generate(**inputs, **settings, return_dict_in_generate=True)  # type: ignore[operator]
     ids = output.sequences[0, width:]
     return Answer(
@@ -52,10 +52,10 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     )
 
 
-def _laid(method: Method | None, model: nn.Module, prompt: Prompt) -> AbstractContextManager[Any]:
+def _laid(method: Method | None, model: nn.Module, processor: Any, prompt: Prompt) -> AbstractContextManager[Any]:
     if method is None:
         return nullcontext()
-    return method(model, query=prompt.query(span_of(method)))
+    return method(model, query=prompt.query(span_of(method)), processor=processor)
 
 
 def span_of(method: Method) -> str:
