@@ -15,6 +15,7 @@ import models
 import processors
 from simignore import FastV, Random, Simignore, ask, build
 from simignore.answer import Stopwatch
+from simignore.cli.beside import compared_with
 from simignore.cost import cost
 
 PICTURE = Image.new("RGB", (40, 32), "red")
@@ -65,9 +66,10 @@ def test_a_method_that_reads_the_question_gets_it_from_the_processor(model, proc
     """This model has no folder in which a tokenizer could be found."""
     prompt, heard = build(processor, PICTURE, "What colour is the star?"), Listening.heard
     heard.clear()
-    ask(model, processor, prompt, Listening(keep=4), max_new_tokens=2)
+    assert ask(model, processor, prompt, Listening(keep=4), max_new_tokens=2).trace.query == "given"
     cost(model, processor, prompt, {"it": Listening(keep=4)}, rounds=1, tokens=1)
     assert set(heard) == {"What colour is the star ?"} and len(heard) == 4  # two rounds, and FLOPs
+    assert compared_with(Listening(keep=4), prompt) == {"span": "user", "tokens": 6}
 
 
 def test_a_prompt_without_an_image(model, processor):

@@ -129,7 +129,7 @@ class Call:
                 trace.tokens_before.append(self.length)
                 trace.tokens_after.append(self.length if self.idle else self.runs.last.rows.shape[1])
                 trace._clocks.append(added(self.clock.seconds, self.looked))
-                if any("text" in cut.needs for group in self.cuts.values() for cut in group):
+                if any({"text", "question"}.intersection(cut.needs) for group in self.cuts.values() for cut in group):
                     trace.query = self.query.origin
         return output
 
