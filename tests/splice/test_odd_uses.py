@@ -12,7 +12,17 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import models
 import oracles
-from simignore import AtLeast, Chain, FastV, Random, Scorer, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore import (
+    AtLeast,
+    Chain,
+    FastV,
+    Random,
+    Scorer,
+    Simignore,
+    SparseVLM,
+    UnsupportedCallError,
+    UnsupportedModelError,
+)
 from splice.test_engine import CLOSE, QUERY, each_method, generate, masked
 
 
@@ -104,6 +114,21 @@ def test_a_right_padded_sample_gets_what_it_gets_alone(model, method):
 
 
 # ---------------------------------------------------------------- prompts
+
+
+def test_words_that_rate_the_image_are_asked_for_where_there_are_none(model):
+    """Zeros would keep the first tokens; a text-only sample beside it needs no words."""
+    ends = torch.cat([models.prompt(images=0, words=2), torch.full((models.PATCHES,), models.IMAGE)])
+    method = SparseVLM(keep=4, layers=(1, 3))
+    with (
+        torch.no_grad(),
+        method(model),
+        pytest.raises(ValueError, match=r"sample 1 ends with its image.*Put the question"),
+    ):
+        model(**models.batch(models.prompt(), ends))
+    with torch.no_grad(), method(model) as trace:
+        model(**models.batch(models.prompt(), models.prompt(images=0)))
+    assert trace.selections[0].count.tolist() == [4, 0]
 
 
 @each_method
