@@ -29,6 +29,7 @@ ROOMS = [
     "diversity",
     "layout",
     "query",
+    "images",
     "prompt",
     "places",
     "observe",
