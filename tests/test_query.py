@@ -137,6 +137,13 @@ def test_the_users_words_are_found_behind_whatever_a_processor_makes_of_an_image
         assert processor.tokenizer.convert_ids_to_tokens(own) == ["what", "is", "left", "of", "the", "star", "?"]
 
 
+def test_a_processor_that_is_saved_later_is_found(tmp_path):
+    assert find_template(str(tmp_path), models.IMAGE) is None
+    models.fresh().config.save_pretrained(tmp_path), processors.processor().save_pretrained(tmp_path)
+    found = find_template(str(tmp_path), models.IMAGE)
+    assert found is not None and find_template(str(tmp_path), models.IMAGE) is found
+
+
 def test_queries_are_shared_by_what_repeats_a_prompt_only():
     """Beams and samples do; a batch of four other prompts does not."""
     model, one, two = models.model(), torch.tensor([7, 8]), torch.tensor([9])

@@ -169,20 +169,24 @@ class Template:
         return first, second
 
 
-@lru_cache(maxsize=8)
 def find_template(where: str, image_token: int) -> Template | None:
     """The template of the processor that lies on this machine under a model's name or folder, or None.
 
-    Never asks the network.
+    Never asks the network. What was found is kept; where there was none, one may be saved later.
     """
-    from transformers import AutoProcessor
-
     if not where:
         return None
     try:
-        return Template(AutoProcessor.from_pretrained(where, local_files_only=True), image_token)
+        return _read_template(where, image_token)
     except Exception:  # whatever went wrong means the same: there is none to be had here
         return None
+
+
+@lru_cache(maxsize=8)
+def _read_template(where: str, image_token: int) -> Template:
+    from transformers import AutoProcessor
+
+    return Template(AutoProcessor.from_pretrained(where, local_files_only=True), image_token)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:
