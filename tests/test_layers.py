@@ -13,6 +13,7 @@ ROOMS = [
     "wording",
     "types",
     "clock",
+    "crops",
     "geometry",
     "patching",
     "families",
