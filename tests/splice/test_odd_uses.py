@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -397,3 +398,19 @@ def test_autocast_does_not_blur_the_choice(model):
             model(**inputs)
     assert mixed.selections[0].score.dtype == exact.selections[0].score.dtype == torch.float32
     assert len(mixed.selections[0].score.unique()) == models.PATCHES
+
+
+def test_functions_that_bear_a_name_of_transformers_are_not_taken_for_its_own(model):
+    """A user's `_prefill` has other variables, and a user's `_assisted_decoding` guesses nothing."""
+
+    def _prefill():
+        generation_config = SimpleNamespace(prefill_chunk_size=4)
+        return model(**inputs), generation_config
+
+    def _assisted_decoding():
+        return _prefill()
+
+    inputs = models.batch(models.prompt())
+    with torch.no_grad(), Random(keep=4)(model) as trace:
+        _assisted_decoding()
+    assert trace.selections[0].count.tolist() == [4]
