@@ -281,6 +281,20 @@ def test_features_encoded_by_hand_are_looked_at_where_they_are_handed_on(scene):
             assert torch.equal(chosen(trace), alone)
 
 
+def test_features_encoded_by_hand_are_not_mixed_with_those_of_a_generate_that_failed_between(scene):
+    """It encodes its images before the model's forward, so no door of the model's hears of the error."""
+    model, inputs, others, alone = scene
+    given = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+        handle = parts(model).projector.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.generate(**{**inputs, "pixel_values": others}, max_new_tokens=1)
+        handle.remove()
+        seen = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
+        model(**given, mm_encoder_outputs={"image": seen})
+    assert torch.equal(chosen(trace), alone)
+
+
 @pytest.mark.parametrize("where", ["generate", "forward"])
 def test_an_interrupted_use_shows_nothing_to_the_next(scene, where):
     """No hook hears of a KeyboardInterrupt; the next ``generate``, the next forward and the next ``with`` begin anew."""

@@ -31,8 +31,8 @@ class Tower:
     """Records what some looks want to see in the vision tower of a model, between :meth:`install` and :meth:`remove`.
 
     Each forward of the tower in a thread adds to what :meth:`shown` reads, until :meth:`forget`: images and videos may be
-    encoded one after the other, and before the model's own forward begins. What was seen before a ``generate`` is not its own,
-    so the first forward that one makes of the tower begins anew.
+    encoded one after the other, and before the model's own forward begins. What was seen in a ``generate`` and outside of it is
+    kept apart: the first forward of the tower on the other side begins anew.
     Raises UnsupportedModelError for a family whose image tokens cannot be traced to patches.
     """
 
@@ -127,9 +127,10 @@ class Tower:
         attention.config._simignore_tower = self, number, paid, config
 
     def _on_begin(self, *_: Any) -> None:
-        """A frame is held until the next ``forget``, so that no other can be taken for it."""
+        """Begin anew where another ``generate`` is at work, or none any more. Its frame is held until the next ``forget``, so
+        that no other can be taken for it."""
         frame = generation_frame("generate")
-        if frame is not None and frame is not getattr(self._thread, "generating", None):
+        if frame is not getattr(self._thread, "generating", None):
             self.forget()
             self._thread.generating = frame
 
