@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
+from listening import Listening
 from PIL import Image
 from transformers import pipeline
+from zoo import CASES, Sample, picture
 
 import models
 import processors
 from simignore import FastV, Random, Simignore, ask, build
+from simignore.answer import Stopwatch
+from simignore.cli.beside import compared_with
+from simignore.cost import cost
 
 PICTURE = Image.new("RGB", (40, 32), "red")
 
@@ -55,6 +62,16 @@ def test_the_methods_span_is_what_it_compares_with(model, processor):
     assert torch.equal(by_span.trace.selections[0].index, trace.selections[0].index)
 
 
+def test_a_method_that_reads_the_question_gets_it_from_the_processor(model, processor):
+    """This model has no folder in which a tokenizer could be found."""
+    prompt, heard = build(processor, PICTURE, "What colour is the star?"), Listening.heard
+    heard.clear()
+    assert ask(model, processor, prompt, Listening(keep=4), max_new_tokens=2).trace.query == "given"
+    cost(model, processor, prompt, {"it": Listening(keep=4)}, rounds=1, tokens=1)
+    assert set(heard) == {"What colour is the star ?"} and len(heard) == 4  # two rounds, and FLOPs
+    assert compared_with(Listening(keep=4), prompt) == {"span": "user", "tokens": 6}
+
+
 def test_a_prompt_without_an_image(model, processor):
     answer = ask(model, processor, build(processor, None, "What colour is it?"), Simignore(keep=4), max_new_tokens=2)
     assert (answer.image_tokens, answer.kept) == (0, 0)
@@ -75,3 +92,35 @@ def test_transformers_pipeline_runs_under_a_method(model, processor):
         prompt = build(processor, PICTURE, chat[0]["content"][1]["text"])
         alone = ask(model, processor, prompt, Simignore(keep=4), max_new_tokens=4)
         assert (output[0] if isinstance(output, list) else output)["generated_text"].strip() == alone.text
+
+
+@pytest.mark.parametrize("name", ["blip-2", "instructblip"])
+def test_decoding_is_told_from_the_prefill_where_the_language_model_generates(name):
+    """BLIP-2 hands `generate` on, past its own forward. The first forward sleeps, and the others nearly do not."""
+    case = next(case for key, case in CASES.items() if key.startswith(name))
+    model, processor = case.model(), case.processor()
+    slept, inner = [], model.language_model
+
+    def sleep(*_):
+        slept.append(0.3 if not slept else 0.05)
+        time.sleep(slept[-1])
+
+    handle = inner.register_forward_pre_hook(sleep)
+    try:
+        answer = ask(model, processor, build(processor, PICTURE, "what ?"), Random(keep=4), max_new_tokens=4)
+    finally:
+        handle.remove()
+    assert len(slept) == len(answer.ids) == 4
+    assert answer.prefill > 0.3 and answer.decode > 0.15
+    with Stopwatch(model) as watch, torch.no_grad():
+        pass
+    assert watch.rest == 0 and not inner._forward_hooks and not inner._forward_pre_hooks
+
+
+def test_a_forward_inside_another_is_part_of_it():
+    """Llama 4 keeps a language model that could generate inside its own forward."""
+    model, inputs = CASES["llama4"].model(), CASES["llama4"].inputs(Sample("what ?", (picture(24, 24),)))
+    with Stopwatch(model) as watch, torch.no_grad():
+        for _ in range(3):
+            model(**inputs)
+    assert len(watch._clocks) == 3 and watch.first > 0 and watch.rest > 0

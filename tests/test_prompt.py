@@ -6,9 +6,11 @@ import copy
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.image_utils import load_image
 from zoo import CASES
 
 import models
@@ -193,7 +195,7 @@ def test_bad_images(tmp_path, picture, monkeypatch):
         open_image(tmp_path)
     with pytest.raises(ValueError, match="0 x 5 pixels"):
         open_image(Image.new("RGB", (0, 5)))
-    monkeypatch.setattr("simignore.prompt.MAX_PIXELS", 1000)
+    monkeypatch.setattr("simignore.images.MAX_PIXELS", 1000)
     with pytest.raises(ValueError, match="1280 pixels|40 x 32 pixels, more than 1,000; scale it down"):
         open_image(picture)
     monkeypatch.undo()
@@ -207,6 +209,36 @@ def test_odd_but_good_images(tmp_path):
         path = tmp_path / f"{mode.replace(';', '')}.tif"
         Image.new(mode, (9, 7)).save(path)
         assert open_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_camera_says(tmp_path, orientation):
+    drawn = Image.new("RGB", (40, 20), "blue")
+    drawn.paste("red", (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn.save(tmp_path / "a.png", exif=exif)
+    expected = load_image(str(tmp_path / "a.png"))
+    assert expected.size == ((20, 40) if orientation > 4 else (40, 20))
+    with Image.open(tmp_path / "a.png") as opened:
+        for source in (tmp_path / "a.png", opened):
+            found = open_image(source)
+            assert found.tobytes() == expected.tobytes() and found.size == expected.size
+            assert open_image(found).tobytes() == found.tobytes()  # turned once
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_grey_in_sixteen_bits_keeps_its_shades(tmp_path, name):
+    values = [0, 1, 128, 129, 257, 20000, 32768, 65406, 65407, 65535]
+    array = np.array([values], dtype=np.uint16)
+    Image.fromarray(array).save(tmp_path / name)
+    with Image.open(tmp_path / name) as opened:
+        assert opened.mode.startswith("I;16")
+    found = np.asarray(open_image(tmp_path / name))
+    assert found.shape == (1, len(values), 3)
+    assert found[0, :, 0].tolist() == [int(value / 257 + 0.5) for value in values]
+    Image.new("I;16B", (2, 1), 65535).save(tmp_path / "b.tif")
+    assert open_image(tmp_path / "b.tif").getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_truncated_image_is_refused_though_another_package_lets_them_pass(tmp_path, monkeypatch):

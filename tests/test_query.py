@@ -135,3 +135,28 @@ def test_the_users_words_are_found_behind_whatever_a_processor_makes_of_an_image
         laid = read(p, inputs)
         own = Template(processor, p.image_token).user_text(laid.text(0), laid.images[0])
         assert processor.tokenizer.convert_ids_to_tokens(own) == ["what", "is", "left", "of", "the", "star", "?"]
+
+
+def test_a_processor_that_is_saved_later_is_found(tmp_path):
+    assert find_template(str(tmp_path), models.IMAGE) is None
+    models.fresh().config.save_pretrained(tmp_path), processors.processor().save_pretrained(tmp_path)
+    found = find_template(str(tmp_path), models.IMAGE)
+    assert found is not None and find_template(str(tmp_path), models.IMAGE) is found
+
+
+def test_queries_are_shared_by_what_repeats_a_prompt_only():
+    """Beams and samples do; a batch of four other prompts does not."""
+    model, one, two = models.model(), torch.tensor([7, 8]), torch.tensor([9])
+    prompts = [models.prompt(seed=seed) for seed in range(4)]
+    with torch.no_grad():
+        with Simignore(keep=4)(model, query=[one, two]), pytest.raises(ValueError, match="2 entries for a batch of 4"):
+            model(**models.batch(*prompts))
+        inputs = models.batch(*prompts[:2])
+        with Simignore(keep=4)(model, query=[one, two]) as plain:
+            model(**inputs)
+        with Simignore(keep=4)(model, query=[one, two]) as beams:
+            model.generate(**inputs, max_new_tokens=2, num_beams=3, do_sample=False)
+        with Simignore(keep=4)(model, query=[one]) as single:
+            model(**models.batch(*prompts))
+    expected = plain.selections[0].index.repeat_interleave(3, 0)
+    assert torch.equal(beams.selections[0].index, expected) and len(single.selections[0].index) == 4

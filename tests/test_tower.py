@@ -231,3 +231,93 @@ def test_layers_are_named_from_either_end_and_by_depth():
     assert list(tower.looks.values()) == [0, depth - 1, round(0.5 * depth), used % depth]
     with pytest.raises(ValueError, match=rf"this vision tower has {depth} layers"):
         Tower(p, [Look("keys", depth)])
+
+
+def chosen(trace):
+    return trace.selections[-1].index
+
+
+@pytest.fixture
+def scene():
+    """A model, a prompt with one picture, three other pictures, and what a method chooses there by itself."""
+    case = CASES["llava-clip-llama"]
+    model, inputs = case.model(), case.inputs(samples(case)[0])
+    generator = torch.Generator().manual_seed(5)
+    others = torch.randn(3, *inputs["pixel_values"].shape[1:], generator=generator)
+    with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+        model(**inputs)
+    return model, inputs, others, chosen(trace)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_forward_that_failed_shows_nothing_to_the_next(scene, count):
+    """Three pictures too many would be taken for one of four times the patches."""
+    model, inputs, others, alone = scene
+    for call in (model, lambda **given: model.generate(**given, max_new_tokens=1)):
+        with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+            with pytest.raises(ValueError):
+                call(**{**inputs, "pixel_values": others[:count]})
+            call(**inputs)
+        assert torch.equal(chosen(trace), alone)
+
+
+def test_pictures_encoded_by_hand_are_not_those_of_the_next_call(scene):
+    model, inputs, others, alone = scene
+    for call in (model, lambda **given: model.generate(**given, max_new_tokens=1)):
+        with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+            model.model.get_image_features(pixel_values=others)
+            call(**inputs)
+        assert torch.equal(chosen(trace), alone)
+
+
+def test_features_encoded_by_hand_are_looked_at_where_they_are_handed_on(scene):
+    model, inputs, _, alone = scene
+    given = dict(inputs)
+    with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+        for call in (model, lambda **more: model.generate(**more, max_new_tokens=1)):
+            seen = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
+            given.pop("pixel_values", None)
+            call(**given, mm_encoder_outputs={"image": seen})
+            assert torch.equal(chosen(trace), alone)
+
+
+def test_features_encoded_by_hand_are_not_mixed_with_those_of_a_generate_that_failed_between(scene):
+    """It encodes its images before the model's forward, so no door of the model's hears of the error."""
+    model, inputs, others, alone = scene
+    given = {name: value for name, value in inputs.items() if name != "pixel_values"}
+    with torch.no_grad(), FasterVLM(keep=4)(model) as trace:
+        handle = parts(model).projector.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model.generate(**{**inputs, "pixel_values": others}, max_new_tokens=1)
+        handle.remove()
+        seen = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
+        model(**given, mm_encoder_outputs={"image": seen})
+    assert torch.equal(chosen(trace), alone)
+
+
+@pytest.mark.parametrize("where", ["generate", "forward"])
+def test_an_interrupted_use_shows_nothing_to_the_next(scene, where):
+    """No hook hears of a KeyboardInterrupt; the next ``generate``, the next forward and the next ``with`` begin anew."""
+    model, inputs, others, alone = scene
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    calls = {"forward": model, "generate": lambda **given: model.generate(**given, max_new_tokens=1)}
+    splice = FasterVLM(keep=4)(model)
+    for inside in (True, False):
+        with torch.no_grad(), splice as trace:
+            handle = parts(model).projector.register_forward_pre_hook(stop)
+            try:
+                with pytest.raises(KeyboardInterrupt):
+                    calls[where](**{**inputs, "pixel_values": others[:2]})
+            finally:
+                handle.remove()
+            if inside:
+                calls[where](**inputs)
+                assert torch.equal(chosen(trace), alone)
+    with torch.no_grad(), splice as trace:
+        seen = model.model.get_image_features(pixel_values=inputs["pixel_values"], return_dict=True)
+        given = {name: value for name, value in inputs.items() if name != "pixel_values"}
+        model(**given, mm_encoder_outputs={"image": seen})
+    assert torch.equal(chosen(trace), alone)

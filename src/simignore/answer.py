@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationMixin
 
 from simignore.clock import Clock
 from simignore.methods import Method
@@ -35,7 +36,7 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     found = read(parts(model), inputs)
     image_tokens = 0 if found is None else sum(found.counts)
     settings = {"do_sample": False, "max_new_tokens": 48, **generation}
-    with _laid(method, model, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
+    with _laid(method, model, processor, prompt) as trace, Stopwatch(model) as watch, torch.inference_mode():
         output = model.generate(**inputs, **settings, return_dict_in_generate=True)  # type: ignore[operator]
     ids = output.sequences[0, width:]
     return Answer(
@@ -51,10 +52,10 @@ def ask(model: nn.Module, processor: Any, prompt: Prompt, method: Method | None 
     )
 
 
-def _laid(method: Method | None, model: nn.Module, prompt: Prompt) -> AbstractContextManager[Any]:
+def _laid(method: Method | None, model: nn.Module, processor: Any, prompt: Prompt) -> AbstractContextManager[Any]:
     if method is None:
         return nullcontext()
-    return method(model, query=prompt.query(span_of(method)))
+    return method(model, query=prompt.query(span_of(method)), processor=processor)
 
 
 def span_of(method: Method) -> str:
@@ -73,7 +74,8 @@ class Stopwatch:
     """Times one generation: all up to the end of the first forward (vision tower and prefill) apart from the further
     forwards (decoding), in seconds.
 
-    The first span begins on entering, because generate may run the vision tower before it calls the model.
+    The first span begins on entering, because generate may run the vision tower before it calls the model. A forward is one of
+    whatever can generate, for BLIP-2 hands generation on to its language model; one inside another counts as part of it.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -84,11 +86,12 @@ class Stopwatch:
     def __enter__(self) -> Stopwatch:
         self._clocks: list[Clock] = []
         self._spans = ExitStack()
-        self._first_done = False
-        self._hooks = (
-            self.model.register_forward_pre_hook(lambda *_: self._begin() if self._first_done else None, prepend=True),
-            self.model.register_forward_hook(lambda *_: self._end()),
-        )
+        self._depth = 0
+        self._hooks: list[Any] = []
+        for module in self.model.modules():
+            if module is self.model or isinstance(module, GenerationMixin):
+                self._hooks.append(module.register_forward_pre_hook(lambda *_: self._forward_in(), prepend=True))
+                self._hooks.append(module.register_forward_hook(lambda *_: self._forward_out(), always_call=True))
         self._begin()
         return self
 
@@ -102,10 +105,18 @@ class Stopwatch:
     def _begin(self) -> None:
         self._clocks.append(Clock(self.device))
         self._spans.enter_context(self._clocks[-1].span())
+        self._running = True
 
-    def _end(self) -> None:
-        self._spans.close()
-        self._first_done = True
+    def _forward_in(self) -> None:
+        if not self._running:
+            self._begin()
+        self._depth += 1
+
+    def _forward_out(self) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._spans.close()
+            self._running = False
 
 
 __all__ = ["Stopwatch", "ask", "cache_bytes", "span_of"]

@@ -15,11 +15,11 @@ from simignore.prompt import Prompt
 PHASES = ("prefill", "decode", "selection")
 
 
-def flops(model: Any, prompt: Prompt, method: Method | None = None) -> int:
+def flops(model: Any, prompt: Prompt, method: Method | None = None, processor: Any = None) -> int:
     """Floating-point operations of one prefill, vision tower and choosing included, by torch's own counter.
 
     It counts matrix products, convolutions and attention (a multiplication and an addition are two), nothing elementwise;
-    the same number on every machine.
+    the same number on every machine. processor: for methods that read the question as words.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +36,7 @@ def flops(model: Any, prompt: Prompt, method: Method | None = None) -> int:
         if method is None:
             model(**inputs, use_cache=True, logits_to_keep=1)
         else:
-            with method(model, query=prompt.query(span_of(method))):
+            with method(model, query=prompt.query(span_of(method)), processor=processor):
                 model(**inputs, use_cache=True, logits_to_keep=1)
     return int(counter.get_total_flops())
 
@@ -69,7 +69,7 @@ def cost(
                     times[name][phase].append(seconds)
     return {
         name: {
-            "prefill_flops": flops(model, prompt, method),
+            "prefill_flops": flops(model, prompt, method, processor),
             **sizes[name],
             **{f"{phase}_seconds": _spread(times[name][phase]) for phase in PHASES},
         }

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from simignore.crops import covers_of, has_class_token, side_of
 from simignore.types import PAD, Grid
 
 
@@ -66,7 +67,7 @@ def loose(count: int) -> Picture:
 
 def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
     """Images of one size, whose patches are one square grid (LLaVA-1.5, Gemma 3, PaliGemma); runs may hold several."""
-    side, class_token = _side(config), _has_class_token(config)
+    side, class_token = side_of(config), has_class_token(config)
     wanted = getattr(config, "mm_tokens_per_image", None)  # Gemma 3 pools its patches
     side = math.isqrt(wanted) if isinstance(wanted, int) else side
     size = side * side + class_token
@@ -74,7 +75,7 @@ def square(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
     if size == 0 or ((count := _count(given)) and total % count == 0 and total // count != size):
         return queries(config, given, runs)
     cells = torch.cat([nothing(class_token), patches(side, side)])
-    grid = Grid(side, side, 0, covers=_covers(config))
+    grid = Grid(side, side, 0, covers=covers_of(config))
     return [Picture((grid,), cells) for run in runs for _ in range(_whole(run.length, size))]
 
 
@@ -167,7 +168,7 @@ def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
     from transformers.image_processing_utils import select_best_resolution
     from transformers.models.llava_next.modeling_llava_next import unpad_image
 
-    side, tile = _side(config), config.vision_config.image_size
+    side, tile = side_of(config), config.vision_config.image_size
     most = str(getattr(config, "vision_aspect_ratio", "")).removeprefix("anyres_max_")
     sharing = given.get("batch_num_images")
     alone = None if sharing is None else [count == 1 for count in sharing.tolist() for _ in range(count)]
@@ -186,7 +187,7 @@ def anyres(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Pictu
         if most.isdigit() and (ratio := math.sqrt(rows * columns / (int(most) * side**2))) > 1.1:
             rows, columns = int(rows // ratio), int(columns // ratio)
         full = torch.cat([patches(rows, columns, 1).view(rows, columns, 3), nothing(rows)[:, None]], 1)
-        share = _covers(config)
+        share = covers_of(config)
         grids = (
             Grid(side, side, 0, "overview", (0.0, 0.0, share, share)),
             Grid(rows, columns, 0, box=box, stitched=stitched),
@@ -213,19 +214,22 @@ def pooled_frames(config: Any, given: Mapping[str, Any], runs: list[Run]) -> lis
     token before each (Video-LLaVA): ``pixel_values_videos [n, frames, ...]``."""
     shape = _needed(given, "pixel_values_videos").shape
     length = _whole(sum(run.length for run in runs), shape[0])
-    side, frames = _side(config), shape[1]
+    side, frames = side_of(config), shape[1]
     for rows in (side // getattr(config, "spatial_pool_stride", 1), math.ceil(side / 2), side):
         for before, after in ((0, 0), (0, 1), (1, 0)):
             if frames * (rows * rows + before) + after == length:
                 cells = [torch.cat([nothing(before), patches(rows, rows, time)]) for time in range(frames)]
                 grids = tuple(Grid(rows, rows, 0, "frame", time=time) for time in range(frames))
                 return [Picture(grids, torch.cat([*cells, nothing(after)]))] * shape[0]
-    raise GeometryError(f"{frames} frames of {side} x {side} patches do not make {length} video tokens")
+    raise GeometryError(
+        f"{frames} frames of {side} x {side} patches do not make {length} video tokens. Pass the processor's output for whole "
+        "videos, all frames of each in pixel_values_videos"
+    )
 
 
 def tiles_in_a_run(config: Any, given: Mapping[str, Any], runs: list[Run]) -> list[Picture]:
     """Tiles of an image in one run, the overview last if there is more than one (InternVL)."""
-    side = round(_side(config) * getattr(config, "downsample_ratio", 1.0))
+    side = round(side_of(config) * getattr(config, "downsample_ratio", 1.0))
     return [_tiled(config, [side * side] * _whole(run.length, side * side), side) for run in runs]
 
 
@@ -251,38 +255,14 @@ def _tiled(config: Any, lengths: list[int], side: int) -> Picture:
     """One image of square tiles. Where its tiles lie, the model is not told: only the processor knows."""
     last = len(lengths) - 1
     if side * side != lengths[0] or len(set(lengths)) > 1:
-        raise GeometryError(f"tiles of {sorted(set(lengths))} tokens are no squares of one size")
-    share = _covers(config)
+        raise GeometryError(
+            f"tiles of {sorted(set(lengths))} tokens are no squares of one size. Pass the processor's output for whole images, "
+            "with the tokens that it puts between their tiles"
+        )
+    share = covers_of(config)
     grids = [Grid(side, side, 0, "tile", covers=share) for _ in range(last)]
     grids.append(Grid(side, side, 0, "overview" if last else "image", covers=share))
     return Picture(tuple(grids), torch.cat([patches(side, side, tile) for tile in range(len(lengths))]))
-
-
-def _side(config: Any) -> int:
-    """Patches along one side of the vision tower's square input; 0 where that is unknown."""
-    vision = getattr(config, "vision_config", None)
-    size, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
-    return size // patch if size and patch else 0
-
-
-def _covers(config: Any) -> float:
-    """The share of a crop's side that whole patches cover."""
-    vision = getattr(config, "vision_config", None)
-    size, patch = (_one(getattr(vision, name, None)) for name in ("image_size", "patch_size"))
-    return size // patch * patch / size if size and patch else 1.0
-
-
-def _one(value: Any) -> int:
-    if isinstance(value, list | tuple):
-        value = value[0] if value and all(v == value[0] for v in value) else None
-    return value if isinstance(value, int) else 0
-
-
-def _has_class_token(config: Any) -> int:
-    """1 if the decoder gets the tower's class token too, as the first token of each image."""
-    kind = getattr(getattr(config, "vision_config", None), "model_type", "")
-    strategy = getattr(config, "vision_feature_select_strategy", None)
-    return int("clip" in kind and "siglip" not in kind and strategy == "full")
 
 
 def _count(given: Mapping[str, Any]) -> int:
@@ -292,12 +272,18 @@ def _count(given: Mapping[str, Any]) -> int:
 
 def _whole(length: int, size: int) -> int:
     if length % size:
-        raise GeometryError(f"{length} image tokens are no multiple of the {size} that one image has")
+        raise GeometryError(
+            f"{length} image tokens are no multiple of the {size} that one image has. Pass the processor's output for whole "
+            "images, none of their tokens cut off by truncation"
+        )
     return length // size
 
 
 def _needed(given: Mapping[str, Any], name: str) -> Tensor:
     value = given.get(name)
     if value is None:
-        raise GeometryError(f"the prompt holds image tokens, and {name!r}, which tells where they lie, was not passed")
+        raise GeometryError(
+            f"the prompt holds image tokens, and {name!r}, which tells where they lie, was not passed; pass all that the "
+            "processor returned: model(**inputs)"
+        )
     return torch.as_tensor(value)

@@ -240,7 +240,9 @@ def _token(family: Family, config: Any, names: tuple[str, ...], needed: str | No
     if needed is None:
         return None
     raise UnsupportedModelError(
-        f"the config of this {family.model_type!r} model holds no {needed} token id under {' or '.join(names)}"
+        f"the config of this {family.model_type!r} model holds no {needed} token id under {' or '.join(names)}. Set "
+        f"model.config.{names[0]} to the id of the placeholder that the processor puts in, or correct the entry "
+        f"{family.model_type!r} in simignore/families.py"
     )
 
 

@@ -105,7 +105,11 @@ def _laid(row: Tensor, rows: int, columns: int) -> Tensor:
 def _square(picture: Tensor) -> Tensor:
     side = round(len(picture) ** 0.5)
     if side * side != len(picture):
-        raise PatchingError(f"the vision tower saw a picture of {len(picture)} patches, which are no square")
+        raise PatchingError(
+            f"the vision tower saw a picture of {len(picture)} patches, which are no square, so where they lie is not known. "
+            "Let the processor bring the image to the tower's own size, or use a method that does not look into the vision "
+            "tower, such as Simignore or DivPrune."
+        )
     return _laid(picture, side, side)
 
 

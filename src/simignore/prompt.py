@@ -6,20 +6,17 @@ The published rows compare image tokens with different parts of the prompt (the 
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageFile
+from PIL import Image
 from torch import Tensor
 
+from simignore.images import open_image
 from simignore.wording import PUBLISHED, AnswerAs, Pieces, Style, lettered, wording
-
-MAX_PIXELS = 100_000_000  # larger images are refused before they are decoded
 
 
 @dataclass(frozen=True)
@@ -183,43 +180,6 @@ def _processed(processor: Any, content: str, images: Sequence[Image.Image]) -> t
     return last, processor(images=list(images) or None, text=text, return_tensors="pt")
 
 
-def open_image(source: Any) -> Image.Image:
-    """An RGB image from a path or an opened image. Raises ValueError naming the file, the reason and the remedy."""
-    if isinstance(source, Image.Image):
-        return _checked(source, "the image").convert("RGB")
-    path = Path(source)
-    if str(source).startswith(("http://", "https://")):
-        raise ValueError(f"{source} is an address, and nothing is fetched from the network; download the image first")
-    if path.is_dir():
-        raise ValueError(f"no image file at {path}: it is a folder; name a file in it")
-    if not path.is_file():
-        raise ValueError(f"no image file at {path}; check the path")
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # some packages switch it on for all
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _checked(image, str(path)).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{path} is too large to open safely ({error}); scale it down first") from error
-    except (OSError, SyntaxError, EOFError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); it may be truncated or of another type"
-        ) from error
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def _checked(image: Image.Image, name: str) -> Image.Image:
-    width, height = image.size
-    if not width or not height:
-        raise ValueError(f"{name} is {width} x {height} pixels and shows nothing; use another")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; scale it down first")
-    return image
-
-
 def _as_list(images: Any) -> list[Any]:
     if images is None:
         return []
@@ -298,3 +258,6 @@ def _matched(plain: list[int], ids: list[int]) -> list[int | None]:
         for i in range(block.size):
             places[block.a + i] = block.b + i
     return places
+
+
+__all__ = ["Asked", "Prompt", "build", "marks", "open_image", "phrase", "rendered"]

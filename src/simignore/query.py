@@ -30,7 +30,7 @@ class Query:
     def tokens(self, read: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
         """Token ids [B, M], padded with 0, and which of them are real [B, M]."""
         batch = read.attended.shape[0]
-        queries = [self._found(read, b) for b in range(batch)] if self.given is None else self._repeated(batch)
+        queries = [self._found(read, b) for b in range(batch)] if self.given is None else self._repeated(read, batch)
         lengths = torch.tensor([len(query) for query in queries])
         ids = torch.nn.utils.rnn.pad_sequence(queries, batch_first=True)  # [B, M]
         return ids.to(device), (torch.arange(ids.shape[1]) < lengths[:, None]).to(device)
@@ -46,13 +46,15 @@ class Query:
         decode = self.template.tokenizer.decode
         return tuple(str(decode(own[real])).strip() for own, real in zip(ids, valid, strict=True))
 
-    def _repeated(self, batch: int) -> list[Tensor]:
+    def _repeated(self, read: Layout, batch: int) -> list[Tensor]:
+        """One query for each row. Beams and samples repeat their prompt in turn, and only they share its query."""
         given = self.given or []
-        if batch % len(given):
+        times = batch // len(given)
+        if batch % len(given) or (len(given) > 1 and not _in_blocks(read, times)):
             raise ValueError(
-                f"query has {len(given)} entries for a batch of {batch}; pass one for all, or one per sample"
+                f"query has {len(given)} entries for a batch of {batch} prompts; pass one for all (a tensor), or one per sample"
             )
-        return [query for query in given for _ in range(batch // len(given))]  # beams and samples repeat their prompt
+        return [query for query in given for _ in range(times)]
 
     def _found(self, read: Layout, sample: int) -> Tensor:
         text = read.text(sample)
@@ -64,6 +66,12 @@ class Query:
                 f"sample {sample} holds an image but no text to compare it with; ask something, or pass query=ids"
             )
         return torch.tensor(text or [0])  # a sample without an image needs no text
+
+
+def _in_blocks(read: Layout, times: int) -> bool:
+    """Whether the rows of a batch are prompts that come so many times in turn, as far as can be told without their images."""
+    told = (read.attended, read.image) if read.ids is None else (read.attended, read.image, read.ids)
+    return all(bool((rows == rows[::times].repeat_interleave(times, 0)).all()) for rows in told)
 
 
 def _as_queries(given: Any, vocabulary: int) -> list[Tensor]:
@@ -161,20 +169,24 @@ class Template:
         return first, second
 
 
-@lru_cache(maxsize=8)
 def find_template(where: str, image_token: int) -> Template | None:
     """The template of the processor that lies on this machine under a model's name or folder, or None.
 
-    Never asks the network.
+    Never asks the network. What was found is kept; where there was none, one may be saved later.
     """
-    from transformers import AutoProcessor
-
     if not where:
         return None
     try:
-        return Template(AutoProcessor.from_pretrained(where, local_files_only=True), image_token)
+        return _read_template(where, image_token)
     except Exception:  # whatever went wrong means the same: there is none to be had here
         return None
+
+
+@lru_cache(maxsize=8)
+def _read_template(where: str, image_token: int) -> Template:
+    from transformers import AutoProcessor
+
+    return Template(AutoProcessor.from_pretrained(where, local_files_only=True), image_token)
 
 
 def _common(a: Sequence[int], b: Sequence[int]) -> int:

@@ -125,9 +125,15 @@ def _checked(score: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_numbers(score: Tensor, valid: Tensor) -> None:
-    """Raise ValueError if a score of a real token is not a number."""
-    if bool((score.isnan() & valid).any()):
-        raise ValueError("a score is not a number (NaN): the features hold NaN, or a method divided by zero")
+    """Raise ValueError, naming the first, if a score of a real token is not a number; both on the host."""
+    broken = score.isnan() & valid  # [B, N]
+    if bool(broken.any()):
+        sample, token = broken.nonzero()[0].tolist()
+        raise ValueError(
+            f"the score of image token {token} in sample {sample} is not a number (NaN): the features hold NaN, or a method "
+            "divided by zero. Look for an overflow on the way, such as float16 in a model that was trained in bfloat16, or "
+            "for zeros that the method divides by"
+        )
 
 
 def ranked(score: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,21 +16,23 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from simignore.callers import generation_frame
 from simignore.clock import Clock
 from simignore.families import UnsupportedModelError
 from simignore.layout import Layout
+from simignore.paid import class_attention, received
 from simignore.parts import Parts
 from simignore.types import Look
 
 _NAME = "simignore_tower"
-CHUNK = 256  # queries whose attention is held at once
 
 
 class Tower:
     """Records what some looks want to see in the vision tower of a model, between :meth:`install` and :meth:`remove`.
 
     Each forward of the tower in a thread adds to what :meth:`shown` reads, until :meth:`forget`: images and videos may be
-    encoded one after the other, and before the model's own forward begins.
+    encoded one after the other, and before the model's own forward begins. What was seen in a ``generate`` and outside of it is
+    kept apart: the first forward of the tower on the other side begins anew.
     Raises UnsupportedModelError for a family whose image tokens cannot be traced to patches.
     """
 
@@ -76,6 +78,7 @@ class Tower:
         wanted: dict[int, set[str]] = {}
         for look, number in self.looks.items():
             wanted.setdefault(number, set()).add(self._meant(look))
+        self._hooks.append(self.vision.register_forward_pre_hook(self._on_begin))
         if self.windowed:
             self._hooks.append(self.vision.register_forward_pre_hook(self._on_windows, with_kwargs=True))
         for number, whats in wanted.items():
@@ -98,7 +101,7 @@ class Tower:
 
     def forget(self) -> None:
         """Drop what this thread's forwards have shown."""
-        self._thread.seen, self._thread.clock = {}, None
+        self._thread.seen, self._thread.clock, self._thread.generating = {}, None, None
 
     def seconds(self) -> Callable[[], float]:
         """Reads how long this thread's forwards of the tower took to compute what was looked at, beside their own work."""
@@ -122,6 +125,14 @@ class Tower:
         attention.config = copy.copy(config)
         attention.config._attn_implementation_internal = _NAME
         attention.config._simignore_tower = self, number, paid, config
+
+    def _on_begin(self, *_: Any) -> None:
+        """Begin anew where another ``generate`` is at work, or none any more. Its frame is held until the next ``forget``, so
+        that no other can be taken for it."""
+        frame = generation_frame("generate")
+        if frame is not getattr(self._thread, "generating", None):
+            self.forget()
+            self._thread.generating = frame
 
     def _on_windows(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         self._see(-1, "grid_thw", kwargs.get("grid_thw", args[1] if len(args) > 1 else None))
@@ -262,44 +273,3 @@ def _observed(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     inner = ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, eager)
     return inner(module, query, key, value, attention_mask, **kwargs)
-
-
-def class_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None, place: int = 0) -> Tensor:
-    """[B, S] attention that the class token, at ``place``, pays to each key: after softmax, mean over heads, in float32."""
-    row = slice(place, place + 1)
-    part = None if mask is None or mask.dim() < 4 else mask[:, :, row]
-    return _paid(query[:, :, row], key, part, scaling)[:, :, 0].mean(1)
-
-
-def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """[B, S] attention that each key receives: after softmax, mean over heads and over the queries that may look at it.
-
-    query: [B, H, q, d], key: [B, H, S, d], taken in chunks of queries, in float32. mask: [B, 1, q, S] boolean or additive, None
-    where every query looks at every key. Queries that may not look at themselves are padding and do not count.
-    """
-    total = key.new_zeros(key.shape[0], key.shape[2], dtype=torch.float32)
-    counted = torch.zeros_like(total)
-    for start in range(0, query.shape[2], CHUNK):
-        rows = slice(start, start + CHUNK)
-        part = None if mask is None or mask.dim() < 4 else mask[:, :, rows]
-        paid = _paid(query[:, :, rows], key, part, scaling).mean(1)  # [B, chunk, S]
-        looks = torch.ones_like(paid) if part is None else _allowed(part).mean(1, dtype=paid.dtype).expand_as(paid)
-        own = looks.diagonal(start, dim1=1, dim2=2)[..., None]  # [B, chunk, 1]
-        total += (paid * own).sum(1)
-        counted += (looks * own).sum(1)
-    return total / counted.clamp(min=1)
-
-
-def _paid(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """[B, H, q, S] attention after softmax, in float32."""
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
-    logits = (query.float() @ key.float().transpose(2, 3)) * scale
-    if mask is not None:
-        logits = logits.masked_fill(~_allowed(mask), torch.finfo(torch.float32).min)
-    return logits.softmax(-1)
-
-
-def _allowed(mask: Tensor) -> Tensor:
-    """A mask as booleans, True = may look."""
-    return mask if mask.dtype == torch.bool else mask > -1

@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from listening import Listening
 from PIL import Image
 
 from simignore import Chain, FastV, Random, Simignore, VisionZip
@@ -78,6 +79,15 @@ def test_what_methods_are_compared_with_is_the_questions_own_text(bundled, scene
         told = bundled[1].tokenizer.decode(asked.query("question"))
         assert told.strip() == item.question.lower()  # its tokenizer knows small letters only
     assert batch.inputs["attention_mask"][:, -1].all()
+
+
+def test_a_method_that_reads_the_question_gets_it_from_the_processor(bundled, scenes, items, monkeypatch):
+    model, processor = bundled
+    monkeypatch.setattr(model.config, "_name_or_path", "")  # where a tokenizer could be found
+    Listening.heard.clear()
+    answerer = Answerer(model, processor, scenes)
+    answerer.answer(answerer.ready(items[:2]), Listening(keep=20))
+    assert [told.split("?")[0] for told in Listening.heard] == [i.question.lower().split("?")[0] for i in items[:2]]
 
 
 def test_held_is_the_mean_over_layers(bundled, scenes, items):

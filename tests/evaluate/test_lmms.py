@@ -16,6 +16,7 @@ lmms_eval = pytest.importorskip("lmms_eval", reason="pip install 'simignore[lmms
 datasets = pytest.importorskip("datasets")
 
 import zoo  # noqa: E402
+from listening import Listening  # noqa: E402
 from lmms_eval import evaluator, models  # noqa: E402
 from lmms_eval.tasks import TaskManager  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -412,3 +413,11 @@ def test_the_command_line(folder, tmp_path):
         [*command, "--model_args", "kepe=0.25", "--tasks", "scenes_told"], capture_output=True, text=True, env=surely
     )
     assert "has no option kepe" in wrong.stdout + wrong.stderr  # lmms-eval reports errors and leaves with 0
+
+
+def test_a_method_that_reads_the_question_gets_it_from_the_processor(monkeypatch):
+    model, processor = tiny.load()
+    monkeypatch.setattr(model.config, "_name_or_path", "")  # where a tokenizer could be found
+    Listening.heard.clear()
+    lmms_of(model, processor, Listening(keep=20)).generate_until([request({}, "what colour is it?")])
+    assert [told.replace(" ", "") for told in Listening.heard] == ["whatcolourisit?"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 import models
 import oracles
-from simignore import AtLeast, Chain, FastV, Random, Scorer, Simignore, UnsupportedCallError, UnsupportedModelError
+from simignore import (
+    AtLeast,
+    Chain,
+    FastV,
+    Random,
+    Scorer,
+    Simignore,
+    SparseVLM,
+    UnsupportedCallError,
+    UnsupportedModelError,
+)
 from splice.test_engine import CLOSE, QUERY, each_method, generate, masked
 
 
@@ -104,6 +115,21 @@ def test_a_right_padded_sample_gets_what_it_gets_alone(model, method):
 
 
 # ---------------------------------------------------------------- prompts
+
+
+def test_words_that_rate_the_image_are_asked_for_where_there_are_none(model):
+    """Zeros would keep the first tokens; a text-only sample beside it needs no words."""
+    ends = torch.cat([models.prompt(images=0, words=2), torch.full((models.PATCHES,), models.IMAGE)])
+    method = SparseVLM(keep=4, layers=(1, 3))
+    with (
+        torch.no_grad(),
+        method(model),
+        pytest.raises(ValueError, match=r"sample 1 ends with its image.*Put the question"),
+    ):
+        model(**models.batch(models.prompt(), ends))
+    with torch.no_grad(), method(model) as trace:
+        model(**models.batch(models.prompt(), models.prompt(images=0)))
+    assert trace.selections[0].count.tolist() == [4, 0]
 
 
 @each_method
@@ -372,3 +398,19 @@ def test_autocast_does_not_blur_the_choice(model):
             model(**inputs)
     assert mixed.selections[0].score.dtype == exact.selections[0].score.dtype == torch.float32
     assert len(mixed.selections[0].score.unique()) == models.PATCHES
+
+
+def test_functions_that_bear_a_name_of_transformers_are_not_taken_for_its_own(model):
+    """A user's `_prefill` has other variables, and a user's `_assisted_decoding` guesses nothing."""
+
+    def _prefill():
+        generation_config = SimpleNamespace(prefill_chunk_size=4)
+        return model(**inputs), generation_config
+
+    def _assisted_decoding():
+        return _prefill()
+
+    inputs = models.batch(models.prompt())
+    with torch.no_grad(), Random(keep=4)(model) as trace:
+        _assisted_decoding()
+    assert trace.selections[0].count.tolist() == [4]

@@ -132,7 +132,7 @@ def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:
     """The part of the prompt that image tokens are compared with, None for a method that looks at no text."""
     from simignore.answer import span_of
 
-    if not any("text" in cut.needs for cut in method.cuts()):
+    if not any({"text", "question"}.intersection(cut.needs) for cut in method.cuts()):
         return None
     span = prompt.span_for(span_of(method))
     return {"span": span, "tokens": len(prompt.query(span))}

@@ -83,7 +83,7 @@ def compare(
     loaded, processor = load(model, device, dtype)
     prompt = first_prompt(processor, asked, items)
     if prompt is not None and equal_cost:
-        every += at_equal_cost(loaded, prompt, every, _image_tokens(loaded, processor, prompt))
+        every += at_equal_cost(loaded, prompt, every, _image_tokens(loaded, processor, prompt), processor)
     with progress(asked.title, len(items) * sum(not entry.impossible for entry in every), as_json) as tick:
         rows = run(
             loaded,

@@ -178,14 +178,15 @@ def _ratios(rows: Sequence[Mapping[str, Any]]) -> Table:
     full = rows[0]["cost"]
     for row in rows:
         own, ratios = row["cost"], row["cost"]["of_full"]
-        step = own["decode_seconds"]["median"] / full["decode_seconds"]["median"]
+        whole = full["decode_seconds"]["median"]  # 0 where one token was all that was decoded
+        step = f"{own['decode_seconds']['median'] / whole:.2f}" if whole else ""
         choosing = own["selection_seconds"]["median"]
         cells = [
             f"{ratios['prefill_seconds']:.2f}",
             f"{ratios['prefill_flops']:.2f}",
             duration(choosing) if choosing else "",
         ]
-        table.add_row(row["method"], _number(row, "kept"), *cells, f"{step:.2f}", f"{ratios['kv_bytes']:.2f}")
+        table.add_row(row["method"], _number(row, "kept"), *cells, step, f"{ratios['kv_bytes']:.2f}")
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
@@ -101,6 +101,11 @@ class Answerer:
                 continue
         return choices[-1]
 
+    def laid(self, method: Method, batch: Batch, span: str) -> AbstractContextManager[Any]:
+        """The method over the model, comparing image tokens with this span of every prompt of the batch."""
+        query = [one.query(span) for one in batch.asked]
+        return method(self.model, query=query, processor=self.processor)
+
     def answer(self, batch: Batch, method: Method | None = None) -> list[Told]:
         """Greedy answers to a batch, under a method if one is given."""
         model, inputs = self.model, dict(batch.inputs)
@@ -109,8 +114,8 @@ class Answerer:
             del inputs["pixel_values"]
             inputs["mm_encoder_outputs"] = {"image": batch.seen}  # type: ignore[assignment]
         with self._tokenizer:
-            query = None if method is None else [one.query(span_of(method)) for one in batch.asked]
-        with torch.inference_mode(), method(model, query=query) if method else nullcontext() as trace:
+            laid = nullcontext() if method is None else self.laid(method, batch, span_of(method))
+        with torch.inference_mode(), laid as trace:
             output = model.generate(**inputs, do_sample=False, max_new_tokens=self.benchmark.max_new_tokens)
         texts = self.processor.batch_decode(output[:, width:], skip_special_tokens=True)
         if trace is None or not trace.selections:

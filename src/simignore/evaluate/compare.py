@@ -89,10 +89,13 @@ def _with(method: Method, keep: Keep) -> Method:
     return replace(method, keep=keep)
 
 
-def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_tokens: int) -> list[Entry]:
+def at_equal_cost(
+    model: Any, prompt: Prompt, every: Sequence[Entry], image_tokens: int, processor: Any = None
+) -> list[Entry]:
     """For each method that costs more than dropping as many tokens before the decoder: the largest budget that does not.
 
     The cost is the FLOPs of a prefill; the reference keeps the same number at random before the decoder.
+    processor: the model's, for methods that read the question as words.
     """
     found: list[Entry] = []
     reference: dict[Any, float] = {}
@@ -101,7 +104,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
             continue
         if entry.keep not in reference:
             reference[entry.keep] = flops(model, prompt, Random(keep=entry.keep)) * CLOSE
-        fits = partial(_fits, model, prompt, entry.method, reference[entry.keep])
+        fits = partial(_fits, model, processor, prompt, entry.method, reference[entry.keep])
         most = entry.keep if isinstance(entry.keep, int) else max(1, int(entry.keep * image_tokens + 0.5))
         if fits(most):
             continue
@@ -113,8 +116,8 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
     return found
 
 
-def _fits(model: Any, prompt: Prompt, method: Method, limit: float, keep: int) -> bool:
-    return flops(model, prompt, _with(method, keep)) <= limit
+def _fits(model: Any, processor: Any, prompt: Prompt, method: Method, limit: float, keep: int) -> bool:
+    return flops(model, prompt, _with(method, keep), processor) <= limit
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:

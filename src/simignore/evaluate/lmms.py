@@ -256,8 +256,8 @@ class Lmms(lmms):  # type: ignore[misc]
         return out
 
     def _generate(self, batch: Batch, **settings: Any) -> Any:
-        query = None if self.method is None else [one.query(self.span) for one in batch.asked]
-        with torch.inference_mode(), self.method(self.model, query=query) if self.method else nullcontext():
+        laid = nullcontext() if self.method is None else self._answerers[True].laid(self.method, batch, self.span)
+        with torch.inference_mode(), laid:
             return self.model.generate(**batch.inputs, **settings)
 
 

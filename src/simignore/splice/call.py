@@ -129,7 +129,7 @@ class Call:
                 trace.tokens_before.append(self.length)
                 trace.tokens_after.append(self.length if self.idle else self.runs.last.rows.shape[1])
                 trace._clocks.append(added(self.clock.seconds, self.looked))
-                if any("text" in cut.needs for group in self.cuts.values() for cut in group):
+                if any({"text", "question"}.intersection(cut.needs) for group in self.cuts.values() for cut in group):
                     trace.query = self.query.origin
         return output
 
@@ -268,14 +268,28 @@ def _check_selection(cut: Cut, chosen: Selection, among: Tensor) -> None:
     if index.dim() != 2 or index.shape[0] != among.shape[0] or chosen.source.shape != among.shape:
         raise ValueError(
             f"{cut!r} returned index {tuple(index.shape)} and source {tuple(chosen.source.shape)} for image tokens "
-            f"{tuple(among.shape)}; index must be [B, K] and source [B, N]"
+            f"{tuple(among.shape)}; index must be [B, K] and source [B, N]. Let `choose` return one of simignore.select, "
+            "such as top_k(score, view.real, self.keep)"
         )
     rising = (index[:, 1:] > index[:, :-1]) | ~valid[:, 1:]
-    empty = (valid.sum(1, True) == 0) & (tokens > 0)  # [B, 1]
-    if not bool(rising.all()) or bool(((index >= tokens) & valid).any()) or (bool(empty.any()) and not cut.clears):
-        raise ValueError(
-            f"{cut!r} returned an index that is not rising, out of range, or empty for a sample with an image"
-        )
+    faults = (
+        ("an index that is not rising", ~rising.all(1)),
+        ("an index that is out of range", ((index >= tokens) & valid).any(1)),
+        ("nothing", (valid.sum(1) == 0) & (tokens[:, 0] > 0) & (not cut.clears)),
+    )
+    for what, broken in faults:
+        if bool(broken.any()):
+            sample = int(broken.nonzero()[0, 0])
+            own = [number for number in index[sample].tolist() if number != PAD]
+            raise ValueError(
+                f"{cut!r} returned {what} for sample {sample}, which has {int(tokens[sample, 0])} image tokens: {_short(own)}. "
+                "An index holds rising numbers of image tokens of its own sample and -1 behind them, at least one where there "
+                "is an image; let `choose` return one of simignore.select, such as top_k(score, view.real, self.keep)"
+            )
+
+
+def _short(numbers: list[int]) -> str:
+    return str(numbers) if len(numbers) <= 12 else f"[{', '.join(map(str, numbers[:12]))}, ...]"
 
 
 __all__ = ["Call"]

@@ -25,7 +25,7 @@ from simignore.parts import Parts, parts
 from simignore.query import Query
 from simignore.splice.cache import ShortCache, UnsupportedCallError, ledger_of
 from simignore.splice.call import Call
-from simignore.splice.reading import read
+from simignore.splice.reading import brings_pixels, read
 from simignore.splice.run import given_tokens
 from simignore.tower import Tower
 from simignore.types import Cut, Trace
@@ -77,6 +77,7 @@ class Splice:
                 )
             _engaged.add(decoder)
         self.trace = Trace()
+        self._forget_tower()  # a thread may have been interrupted in the last use
         try:
             self._install()
         except BaseException:
@@ -86,6 +87,7 @@ class Splice:
 
     def __exit__(self, *exception: Any) -> None:
         self._forget()
+        self._forget_tower()
         if not self._hooks:
             return  # never entered
         for hook in reversed(self._hooks):
@@ -105,6 +107,11 @@ class Splice:
         self._thread.call = self._thread.layout = self._thread.labels = self._thread.ids = None
         for observer in self.observers.values():
             observer.forget()
+
+    def _forget_tower(self) -> None:
+        """Drop what the vision tower showed: of one prefill it must be kept together, and of two kept apart."""
+        if self.tower is not None:
+            self.tower.forget()
 
     def _install(self) -> None:
         p, hooks = self.parts, self._hooks
@@ -139,10 +146,14 @@ class Splice:
         if self.parts.model is self.parts.merger:
             self._forget()
             self._thread.labels = named.get("labels")
+        if brings_pixels(named):
+            self._forget_tower()
         self._thread.layout = read(self.parts, named)
 
     def _merger_out(self, *_: Any) -> None:
+        """Also after an error, when no decoder has seen what the tower showed."""
         self._thread.layout = None
+        self._forget_tower()
 
     # the door of the input embeddings: BLIP-2 generates past its own forward, and only here the token ids pass
 
@@ -220,8 +231,7 @@ class Splice:
     def _decoder_out(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         call: Call | None = getattr(self._thread, "call", None)
         self._forget()
-        if self.tower is not None:
-            self.tower.forget()
+        self._forget_tower()
         return None if call is None or output is None else call.leave(output, self.trace, _lock)
 
     def layer_in(self, number: int, args: Any, kwargs: Any) -> tuple[Any, Any] | None:

@@ -4,12 +4,12 @@ calling the model can be shortened."""
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from simignore.callers import generation_frame
 from simignore.layout import Layout, layout
 from simignore.parts import Parts, image_places
 from simignore.splice.cache import UnsupportedCallError, check
@@ -48,16 +48,23 @@ def read(parts: Parts, named: Mapping[str, Any]) -> Layout | None:
     return found
 
 
+def brings_pixels(named: Mapping[str, Any]) -> bool:
+    """Whether a forward runs the vision tower itself, and does not get what it made of the images before."""
+    if named.get("mm_encoder_outputs"):
+        return False
+    return any(name.startswith("pixel_values") and value is not None for name, value in named.items())
+
+
 def _as_asked(named: Mapping[str, Any], rows: int) -> tuple[Mapping[str, Any], int]:
     """The forward's arguments with those that `generate` kept to itself, and how often it repeats each prompt.
 
     `generate` may encode images before the first forward and pass on their features alone; image sizes and the like are
     known to its own frame only. It repeats prompts for beams and samples after that.
     """
-    if not named.get("mm_encoder_outputs") or (frame := _caller("generate")) is None:
+    if not named.get("mm_encoder_outputs") or (frame := generation_frame("generate")) is None:
         return named, 1
-    asked = frame.get("kwargs") or {}
-    repeats = rows // size if isinstance(size := frame.get("batch_size"), int) and size and rows % size == 0 else 1
+    asked, size = frame.f_locals.get("kwargs") or {}, frame.f_locals.get("batch_size")
+    repeats = rows // size if isinstance(size, int) and size and rows % size == 0 else 1
     return {**asked, **{name: value for name, value in named.items() if value is not None}}, repeats
 
 
@@ -70,21 +77,8 @@ def _geometries(parts: Parts, named: Mapping[str, Any]) -> dict[int, Any]:
     return {token: functools.partial(how, config, named) for token, how in laid.items()}
 
 
-def _caller(name: str) -> dict[str, Any] | None:
-    """The local variables of the caller called ``name``, however far up; None if there is none.
-
-    Some modes of generate leave no other sign in what they pass to the model than their place on the stack.
-    """
-    frame = sys._getframe().f_back
-    while frame is not None:
-        if frame.f_code.co_name == name:
-            return frame.f_locals
-        frame = frame.f_back
-    return None
-
-
 def _check_generation() -> None:
-    if _caller("_assisted_decoding") is not None:
+    if generation_frame("_assisted_decoding") is not None:
         raise UnsupportedCallError(
             "assisted decoding (assistant_model, prompt_lookup_num_tokens) guesses the answer before the image tokens are "
             "chosen, so the guess would take part in the choice. Leave those arguments out."
@@ -92,9 +86,11 @@ def _check_generation() -> None:
 
 
 def _check_chunks(parts: Parts) -> None:
-    prefill = _caller("_prefill")
-    size = None if prefill is None else getattr(prefill.get("generation_config"), "prefill_chunk_size", None)
-    if prefill is None or size is None:
+    if (frame := generation_frame("_prefill")) is None:
+        return
+    prefill = frame.f_locals
+    size = getattr(prefill.get("generation_config"), "prefill_chunk_size", None)
+    if size is None:
         return
     if any(bool((prefill["input_ids"] == token).any()) for token in parts.placeholders):
         raise UnsupportedCallError(
@@ -132,4 +128,4 @@ def _check_whole_images(found: Layout) -> None:
         )
 
 
-__all__ = ["read"]
+__all__ = ["brings_pixels", "read"]

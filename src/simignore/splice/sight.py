@@ -116,10 +116,20 @@ class Sight:
         )
 
     def _read_words(self, embeds: Tensor) -> None:
-        """The prompt's own text behind its first image: the only text that can look back at one."""
+        """The prompt's own text behind its first image: the only text that can look back at one.
+
+        Raises ValueError for a sample that has an image and no such text.
+        """
         read = self.read
         first = torch.where(read.image[:, :1] == PAD, read.length, read.image[:, :1])  # [B, 1]
         own = read.attended & ~read.placeholders & (torch.arange(read.length) > first)  # [B, T]
+        silent = ~own.any(1) & (read.image != PAD).any(1)  # [B]
+        if bool(silent.any()):
+            sample = int(silent.nonzero()[0, 0])
+            raise ValueError(
+                f"sample {sample} ends with its image, so there is no word behind it that could look back and rate its tokens. "
+                "Put the question behind the image, or use a method that reads no words, such as FastV."
+            )
         longest = int(own.sum(1).max())
         places = torch.argsort((~own).to(torch.uint8), dim=1, stable=True)[:, :longest]  # [B, W]
         self.word_places = places
