@@ -75,6 +75,11 @@ class Method(ABC):
         """What the vision tower must show it, found in ``view.tower`` under the same :class:`~simignore.types.Look`."""
         return ()
 
+    @property
+    def weights_sha256(self) -> str:
+        """A digest of the weights that it reads from files of its own, which its repr only names; "" for one without any."""
+        return ""
+
     def raters(self, view: View) -> Tensor | None:
         """[B, W] which of the prompt's words (``view.words``) are asked for their attention; None: the last prompt token.
 
@@ -144,11 +149,21 @@ class Scorer(Method):
         return top_k(self.score(view), view.real, self.keep, view.totals)  # type: ignore[arg-type]
 
 
+def inside(method: Method) -> list[Method]:
+    """The methods that ``method`` is laid over, in order; none for one that is not composed."""
+    held = [part for value in vars(method).values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [part for part in held if isinstance(part, Method)]
+
+
+def weights_digest(method: Method) -> str:
+    """What tells methods apart whose reprs name the same files: :attr:`Method.weights_sha256` of it and of all inside it."""
+    return "+".join(filter(None, (method.weights_sha256, *map(weights_digest, inside(method)))))
+
+
 def _wishes(method: Method) -> set[str]:
     """The spans that were asked for in ``method`` and the methods inside it; one's own default is no wish."""
-    held = [part for value in vars(method).values() for part in (value if isinstance(value, tuple) else (value,))]
-    if inside := [part for part in held if isinstance(part, Method)]:
-        return set().union(*map(_wishes, inside))
+    if held := inside(method):
+        return set().union(*map(_wishes, held))
     default = next((f.default for f in fields(method) if f.name == "span"), "auto")
     return {getattr(method, "span", "auto")} - {"auto", default}
 

@@ -66,6 +66,10 @@ class LearnedSimignore(Scorer):
             object.__setattr__(self, "head", str(self.head))
         load_head(self.head)  # what is wrong with it is told before a model is
 
+    @property
+    def weights_sha256(self) -> str:
+        return load_head(self.head).digest()
+
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")
         head = load_head(self.head, visual.device)
