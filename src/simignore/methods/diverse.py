@@ -82,7 +82,9 @@ class Diverse(Scorer):
     @property
     def _told(self) -> str:
         how = "" if self.how == "dpp" else f", how={self.how!r}"
-        return how + ("" if self.sharpness == 1 else f", sharpness={self.sharpness:g}")
+        short = f"{self.sharpness:g}"  # 2 rather than 2.0, where no digit is lost
+        exact = short if float(short) == self.sharpness else repr(self.sharpness)
+        return how + ("" if self.sharpness == 1 else f", sharpness={exact}")
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Diverse) and type(self) is type(other)
