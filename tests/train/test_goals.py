@@ -31,7 +31,9 @@ def examples(*regions):
 )
 def test_a_goal_that_no_example_serves_is_named_with_its_data_and_the_remedy(goal, without, remedy):
     aim = Objective(**NOTHING, **{goal: 0.5})
-    with pytest.raises(ValueError, match=rf"{goal}=0.5 learns from .* none of the 2 examples of mine .*{goal}=0") as told:
+    with pytest.raises(
+        ValueError, match=rf"{goal}=0.5 learns from .* none of the 2 examples of mine .*{goal}=0"
+    ) as told:
         check_labels(aim, examples(*without), data="mine")
     assert remedy in str(told.value)
     served = examples(*without, (SEEN, NEEDED))
