@@ -91,3 +91,11 @@ def test_without_peft_it_is_one_line_before_a_model_is_loaded(simignore, head, m
     monkeypatch.setattr(loading, "_load", lambda *_: pytest.fail("the model was loaded"))
     done = simignore("ask", "--head", head, "--keep", 9)
     assert done.exit_code == 2 and "which needs the package peft: pip install 'simignore[train]'" in done.stderr
+
+
+def test_training_adapters_without_peft_is_one_line_before_anything_is_read(simignore, tmp_path, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "peft" else there(name, *rest))
+    done = simignore("train", "scenes", "--adapters", 4, "--steps", 1, "--out", tmp_path / "head")
+    assert done.exit_code == 2 and not (tmp_path / "head").exists()
+    assert "--adapters 4 trains LoRA, which needs the package peft: pip install" in " ".join(done.stderr.split())
