@@ -118,8 +118,8 @@ def _at_least(threshold: Any, cap: Any) -> Keep:
         return AtLeast(threshold, cap=cap)
     except TypeError as error:  # a rule, or a word
         raise ValueError(
-            f"--threshold {threshold} keeps at most --keep {cap!r}, which must be a count (64) or a fraction (0.25) then; leave "
-            "one of them out"
+            f"--threshold {threshold} keeps at most --keep {cap!r}, which must be a count (64) or a fraction (0.25) then; "
+            "leave one of them out"
         ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,10 @@ class Entry:
 def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Sequence[str] = ()) -> list[Entry]:
     """All lines at equal tokens: everything, chance with several seeds, pooling, and each method at each budget.
 
-    methods: names of METHODS, or methods whose ``keep`` is replaced. presets: names of published settings, which come with
-        their own budgets; where one is a count or a fraction, chance and all methods are asked for it too.
-    Raises KeyError for an unknown name, ValueError for the same line twice.
+    methods: names of METHODS, or methods whose ``keep`` is replaced, wrappers among them, but no chains. presets: names of
+        published settings, which come with their own budgets; where one is a count or a fraction, chance and all methods are
+        asked for it too.
+    Raises KeyError for an unknown name, ValueError for the same line twice, and for a method with several budgets.
     """
     published = [Entry(name, _budget(preset(name)), preset(name), fixed=True) for name in presets]
     found = [Entry(FULL, None, None)]
@@ -67,7 +68,7 @@ def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Seq
                     raise KeyError(f"no method {method!r}; there are {', '.join(sorted(METHODS))}")
                 found.append(Entry(method, keep, METHODS[method](keep=keep)))
             else:
-                found.append(Entry(_name(method), keep, _with(method, keep)))
+                found.append(Entry(_name(method, keep), keep, method.with_keep(keep)))
     found += published
     twice = {entry.key for entry in found if sum(other.key == entry.key for other in found) > 1}
     if twice:
@@ -79,14 +80,11 @@ def _budget(method: Method) -> Keep | None:
     return method.keep if isinstance(method.keep, int | float) else None
 
 
-def _name(method: Method) -> str:
-    return next((name for name, kind in METHODS.items() if type(method) is kind), str(method))
-
-
-def _with(method: Method, keep: Keep) -> Method:
-    if "keep" not in {field.name for field in fields(method)}:
-        raise ValueError(f"{method!r} has no single budget to compare at; name a method with `keep`")
-    return replace(method, keep=keep)
+def _name(method: Method, keep: Keep) -> str:
+    """The method's name, or all of it but its budget, so that it has one label at all budgets."""
+    whole, told = str(method.with_keep(keep)), f"keep={keep!r}"
+    bare = whole.replace(f"{told}, ", "").replace(told, "")
+    return next((name for name, kind in METHODS.items() if type(method) is kind), bare)
 
 
 def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_tokens: int) -> list[Entry]:
@@ -106,7 +104,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
         if fits(most):
             continue
         if fewer := _largest(fits, most):
-            found.append(Entry(entry.label, entry.keep, _with(entry.method, fewer), "cost"))
+            found.append(Entry(entry.label, entry.keep, entry.method.with_keep(fewer), "cost"))
         else:
             why = "even with one token its prefill costs more: its first layers see all image tokens, or its looks cost more"
             found.append(Entry(entry.label, entry.keep, None, "cost", impossible=why))
@@ -114,7 +112,7 @@ def at_equal_cost(model: Any, prompt: Prompt, every: Sequence[Entry], image_toke
 
 
 def _fits(model: Any, prompt: Prompt, method: Method, limit: float, keep: int) -> bool:
-    return flops(model, prompt, _with(method, keep)) <= limit
+    return flops(model, prompt, method.with_keep(keep)) <= limit
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:

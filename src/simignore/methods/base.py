@@ -75,6 +75,10 @@ class Method(ABC):
         """What the vision tower must show it, found in ``view.tower`` under the same :class:`~simignore.types.Look`."""
         return ()
 
+    def with_keep(self, keep: Keep) -> Method:
+        """The same method with another budget. Raises ValueError for one that has several."""
+        return replace(self, keep=keep)
+
     @property
     def weights_sha256(self) -> str:
         """A digest of the weights that it reads from files of its own, which its repr only names; "" for one without any."""
@@ -133,6 +137,9 @@ class Scorer(Method):
     """A method that is told by a score per image token; the highest stay."""
 
     scored: ClassVar[bool] = True
+
+    def with_keep(self, keep: Keep) -> Scorer:
+        return replace(self, keep=keep)
 
     @abstractmethod
     def score(self, view: View) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simignore.budget import check_number
+from simignore.budget import Keep, check_number
 from simignore.diversity import How, diverse
 from simignore.methods.base import Method, Scorer, needed
 from simignore.types import Cut, Look, Selection, View
@@ -45,6 +45,9 @@ class Diverse(Scorer):
             raise ValueError(f"sharpness={sharpness:g} would prefer what scores low; it must be at least 0")
         _take(self, scorer, {"scorer": scorer, "how": how, "sharpness": float(sharpness)})
         object.__setattr__(self, "needs", tuple(dict.fromkeys((*scorer.needs, "visual"))))
+
+    def with_keep(self, keep: Keep) -> Diverse:
+        return Diverse(self.scorer.with_keep(keep), self.how, self.sharpness)
 
     @property
     def looks(self) -> tuple[Look, ...]:

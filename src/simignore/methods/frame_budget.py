@@ -72,6 +72,9 @@ class FrameBudget(Scorer):
         told = [f for f in fields(self) if f.init and f.name != "scorer" and getattr(self, f.name) != f.default]
         return f"FrameBudget({', '.join([str(self.scorer), *(f'{f.name}={getattr(self, f.name)!r}' for f in told)])})"
 
+    def with_keep(self, keep: Keep) -> FrameBudget:
+        return replace(self, scorer=self.scorer.with_keep(keep))
+
     @property
     def span(self) -> str:
         """The part of the prompt that the scorer compares with."""

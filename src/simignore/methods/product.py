@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simignore.budget import check_number
+from simignore.budget import Keep, check_number
 from simignore.diversity import both
 from simignore.methods.base import Scorer, common_span
 from simignore.types import Cut, Look, View
@@ -46,6 +46,9 @@ class Product(Scorer):
         needs = tuple(dict.fromkeys((*first.needs, *second.needs)))
         for name, value in {**shared, **own, "needs": needs}.items():
             object.__setattr__(self, name, value)
+
+    def with_keep(self, keep: Keep) -> Product:
+        return Product(self.first.with_keep(keep), self.second.with_keep(keep), self.weight)
 
     @property
     def looks(self) -> tuple[Look, ...]:

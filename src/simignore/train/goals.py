@@ -26,8 +26,8 @@ def check_labels(objective: Objective, examples: Any, count: int = 0, data: str 
         if weight and not any(serves(examples[number]) for number in range(count)):
             where = getattr(examples, "file", None) or data or f"this {type(examples).__name__}"
             raise ValueError(
-                f"the goal {goal}={weight:g} learns from regions, and none of the {count} examples of {where} that it would see has "
-                f"{what}; add them to the records (regions: [{{words, box, needed}}]), or leave the goal out ({goal}=0)"
+                f"the goal {goal}={weight:g} learns from regions, and none of the {count} examples of {where} that it would "
+                f"see has {what}; add them to the records (regions: [{{words, box, needed}}]), or leave the goal out ({goal}=0)"
             )
 
 

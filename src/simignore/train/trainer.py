@@ -52,8 +52,8 @@ def train(
     share; by default in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and
     config), the record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder
     ``adapter``.
-    Raises ValueError for a folder that holds a run with other settings, and for a goal that learns from regions where no example
-    has one; UnsupportedModelError for a model that cannot be cut.
+    Raises ValueError for a folder that holds a run with other settings, and for a goal that learns from regions where no
+    example has one; UnsupportedModelError for a model that cannot be cut.
     """
     o = settings.objective
     check_labels(o, examples, settings.prepared, data)
