@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simignore.cost import cost, flops
-from simignore.evaluate.benchmark import Benchmark, Item
+from simignore.evaluate.benchmark import Benchmark, Item, by_group
 from simignore.evaluate.harness import Result, sweep
 from simignore.evaluate.statistics import paired, share
 from simignore.methods import METHODS, Method, Pooled, Random, preset
@@ -202,7 +202,7 @@ def _row(
             "prefill_seconds": plain["cost"]["prefill_seconds"]["median"] / full["prefill_seconds"]["median"],
             "kv_bytes": plain["cost"]["kv_bytes"] / full["kv_bytes"],
         }
-    plain["groups"] = _groups(result, scores)
+    plain["groups"] = by_group(result.items, scores)
     return plain
 
 
@@ -217,12 +217,3 @@ def _figures(results: Sequence[Result]) -> dict[str, Any]:
     official = [one["metrics"] for one in told]
     numbers = [name for name, value in official[0].items() if isinstance(value, int | float)]
     return found | {"metrics": {name: sum(one[name] for one in official) / len(official) for name in numbers}}
-
-
-def _groups(result: Result, scores: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Accuracy by group, of these scores."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for item, score in zip(result.items, scores, strict=True):
-        for kind, value in item.groups.items():
-            found.setdefault(kind, {}).setdefault(value, []).append(score)
-    return {kind: {value: share(own) for value, own in values.items()} for kind, values in found.items()}
