@@ -42,6 +42,7 @@ class Method(ABC):
 
     source: ClassVar[str] = ""  # the paper: "arXiv 2412.09817 (AAAI 2025)"
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "hidden", "text", "words", "attention"
+    score_name: ClassVar[str] = "score"  # what its scores are, as a caption says it; "" where it has none
     merges: ClassVar[bool] = False  # whether dropped tokens are averaged into kept ones
     video: ClassVar[bool] = False  # whether it compares frames, and so serves videos only
     composed: ClassVar[bool] = False  # whether it is laid over other methods
@@ -74,6 +75,11 @@ class Method(ABC):
     def looks(self) -> tuple[Look, ...]:
         """What the vision tower must show it, found in ``view.tower`` under the same :class:`~simignore.types.Look`."""
         return ()
+
+    @property
+    def score_kind(self) -> str:
+        """What its scores are, with their unit, as a picture's caption says it; "" where it has none."""
+        return self.score_name
 
     def with_keep(self, keep: Keep) -> Method:
         """The same method with another budget. Raises ValueError for one that has several."""

@@ -43,6 +43,10 @@ class Chain(Method):
         ):
             object.__setattr__(self, name, value)
 
+    @property
+    def score_kind(self) -> str:
+        return next(filter(None, (method.score_kind for method in self.methods)), "")  # see `select.compose`
+
     def with_keep(self, keep: Keep) -> Method:
         raise ValueError(
             f"{self} has a budget for each of its methods, and keep={keep!r} would be one for all; make a chain for each "

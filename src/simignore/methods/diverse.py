@@ -46,6 +46,10 @@ class Diverse(Scorer):
         _take(self, scorer, {"scorer": scorer, "how": how, "sharpness": float(sharpness)})
         object.__setattr__(self, "needs", tuple(dict.fromkeys((*scorer.needs, "visual"))))
 
+    @property
+    def score_kind(self) -> str:
+        return self.scorer.score_kind
+
     def with_keep(self, keep: Keep) -> Diverse:
         return Diverse(self.scorer.with_keep(keep), self.how, self.sharpness)
 

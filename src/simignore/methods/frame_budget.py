@@ -72,6 +72,10 @@ class FrameBudget(Scorer):
         told = [f for f in fields(self) if f.init and f.name != "scorer" and getattr(self, f.name) != f.default]
         return f"FrameBudget({', '.join([str(self.scorer), *(f'{f.name}={getattr(self, f.name)!r}' for f in told)])})"
 
+    @property
+    def score_kind(self) -> str:
+        return self.scorer.score_kind
+
     def with_keep(self, keep: Keep) -> FrameBudget:
         return replace(self, scorer=self.scorer.with_keep(keep))
 

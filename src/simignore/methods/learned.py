@@ -52,6 +52,7 @@ class LearnedSimignore(Scorer):
     fill: Fill = "lowest"
 
     source: ClassVar[str] = "this project"
+    score_name: ClassVar[str] = "learned similarity above the head's threshold"
     needs: ClassVar[tuple[str, ...]] = ("visual", "text")
 
     def __post_init__(self) -> None:

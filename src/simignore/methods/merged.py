@@ -44,6 +44,10 @@ class Merged(Method):
         object.__setattr__(self, "needs", tuple(dict.fromkeys((*method.needs, "hidden"))))
         object.__setattr__(self, "merges", True)
 
+    @property
+    def score_kind(self) -> str:
+        return self.method.score_kind
+
     def with_keep(self, keep: Keep) -> Merged:
         return Merged(self.method.with_keep(keep), self.least)
 

@@ -47,6 +47,10 @@ class Product(Scorer):
         for name, value in {**shared, **own, "needs": needs}.items():
             object.__setattr__(self, name, value)
 
+    @property
+    def score_kind(self) -> str:
+        return f"geometric mean of {self.first.score_kind} and {self.second.score_kind}"
+
     def with_keep(self, keep: Keep) -> Product:
         return Product(self.first.with_keep(keep), self.second.with_keep(keep), self.weight)
 
