@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -31,7 +30,6 @@ from simignore.train.record import RECORD, base_name, followed, remembered, writ
 from simignore.train.settings import Settings
 from simignore.train.student import Student
 
-logger = logging.getLogger(__name__)
 A_DAY, HALF_AN_HOUR = 86_400, 1_800  # seconds
 TRIALS = 8  # examples by which the convergence layers are found
 
