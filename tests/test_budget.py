@@ -82,6 +82,22 @@ def test_outliers(scores, factor, cap):
     assert note == ("" if found else "no image token stands out; the best one stayed")
 
 
+@pytest.mark.parametrize(
+    ("scores", "found"),
+    [
+        ([math.inf] * 4 + [0.1, 0.2, 0.3, 0.4], 4),  # a clip's first frame, as EVS scores it
+        ([math.inf] * 6 + [0.1, 9.0], 6),
+        ([math.inf] * 2 + [0.0] * 9 + [1.0], 3),
+        ([-math.inf] * 4 + [0.0] * 9 + [1.0], 1),
+        ([math.inf] * 3, 3),
+        ([-math.inf] * 3, 0),
+    ],
+)
+def test_infinite_scores_leave_the_quartiles_to_the_others(scores, found):
+    note = "" if found else "no image token stands out; the best one stayed"
+    assert Outliers().count(torch.tensor(scores), 99) == (max(found, 1), note)
+
+
 @settings(deadline=None)
 @given(there=st.integers(0, 30), more=st.integers(0, 30), fraction=st.sampled_from([0.01, 0.3, 0.5, 1.0]), cap=CAPS)
 def test_of_all(there, more, fraction, cap):

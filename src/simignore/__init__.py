@@ -103,8 +103,9 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"simignore.{_HOME_OF[name]}"), name)
     if name[:1].isupper():  # every other method, and every budget rule
         for room in ("methods", "budget"):
-            if hasattr(module := import_module(f"simignore.{room}"), name):
-                return getattr(module, name)
+            found = getattr(import_module(f"simignore.{room}"), name, None)
+            if isinstance(found, type) and found.__module__.startswith(f"simignore.{room}"):  # not what it imports
+                return found
     raise AttributeError(f"module 'simignore' has no attribute {name!r}")
 
 

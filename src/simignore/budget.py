@@ -110,6 +110,7 @@ class Outliers(Budget):
     """Keep the scores that stand out: those above Q3 + ``factor`` times the interquartile range (Q3 - Q1).
 
     Source: Tukey's fences; adaptive counts in PruMerge (arXiv 2403.15388). cap: the most that may stay.
+    Quartiles are those of the finite scores: an infinite one stands out, or never does, whatever the others are.
     """
 
     factor: float = 1.5
@@ -120,8 +121,10 @@ class Outliers(Budget):
         _check_cap(self)
 
     def wanted(self, score: Tensor, total: int) -> tuple[int, str]:
-        first, third = (float(torch.quantile(score.double(), q)) for q in (0.25, 0.75))
-        found = int((score.double() > third + self.factor * (third - first)).sum())
+        score = score.double()
+        finite = score[score.isfinite()]
+        first, third = (float(torch.quantile(finite, q)) if len(finite) else 0.0 for q in (0.25, 0.75))
+        found = int((score > third + self.factor * (third - first)).sum())
         return found, "" if found else "no image token stands out; the best one stayed"
 
 

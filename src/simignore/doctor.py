@@ -31,7 +31,7 @@ class Finding:
     """One guarantee: whether it held, and the figure or the reason."""
 
     guarantee: str
-    result: Literal["holds", "broken", "not tried"]
+    result: Literal["holds", "broken"]
     detail: str
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -203,6 +204,14 @@ class Head(
         exact = torch.promote_types(text.dtype, torch.float32)
         said = normalize(text.to(exact), dim=-1) @ self.demand.to(exact)  # [B, M]
         return self.threshold + said.masked_fill(~text_valid, 0).sum(-1) / text_valid.sum(-1)
+
+    def digest(self) -> str:
+        """What tells heads apart: of what it was made with, and of all its weights, wherever they lie."""
+        told = hashlib.sha256(f"{self.width} {self.rank} {self.hops} {self.judges}".encode())
+        for name, value in self.state_dict().items():
+            told.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+            told.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return told.hexdigest()[:16]
 
     def similarity(self) -> list[nn.Parameter]:
         """What the first similarity is made of; hops learn quicker while it stands still."""

@@ -10,11 +10,8 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from simignore.types import PAD, Blend, Selection
-
-CHUNK = 1024  # rows of similarities held at once
 
 
 def averaged(chosen: Selection, source: Tensor, weight: Tensor | None = None) -> Selection:
@@ -58,23 +55,3 @@ def blended(x: Tensor, blend: Blend) -> Tensor:
     summed = torch.zeros(flat.shape, dtype=exact, device=x.device).index_add(0, slot, value)
     taking = torch.zeros(flat.shape[0], device=x.device).index_add(0, slot, there.flatten().float()) > 0
     return torch.where(taking[:, None], summed.to(x.dtype), flat).view(x.shape)
-
-
-def nearest(features: Tensor, kept: Tensor, valid: Tensor) -> Tensor:
-    """[B, N] for every real token the kept one whose features [B, N, D] have the largest cosine to its own; a kept token is
-    its own, padding has -1. Ties go to the one that comes first. kept, valid: [B, N] on the host."""
-    kept, valid = kept.cpu(), valid.cpu()
-    b, n, _ = features.shape
-    longest = max(1, int(kept.sum(1).max()))
-    order = torch.argsort((~kept).to(torch.uint8), dim=1, stable=True)[:, :longest]  # [B, K]
-    real = kept.gather(1, order).to(features.device)
-    unit = normalize(features.to(torch.promote_types(features.dtype, torch.float32)), dim=-1)
-    place = order.to(features.device)
-    centres = unit.gather(1, place[..., None].expand(-1, -1, unit.shape[-1])).transpose(1, 2)  # [B, D, K]
-    found = []
-    for start in range(0, n, CHUNK):
-        near = unit[:, start : start + CHUNK] @ centres  # [B, chunk, K]
-        found.append(near.masked_fill(~real[:, None], -torch.inf).argmax(-1))
-    source = place.gather(1, torch.cat(found, 1)).cpu()  # [B, N]
-    own = torch.arange(n).expand(b, n)
-    return torch.where(kept, own, source).masked_fill(~valid, PAD)

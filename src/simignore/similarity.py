@@ -11,6 +11,12 @@ from torch.nn.functional import normalize
 
 TINY = 1e-12  # as in torch.nn.functional.normalize
 Similarity = Literal["cosine", "dot", "euclidean", "manhattan"]
+SIMILARITY_NAMES: dict[Similarity, str] = {
+    "cosine": "cosine similarity",
+    "dot": "dot product",
+    "euclidean": "minus euclidean distance",
+    "manhattan": "minus manhattan distance",
+}
 
 
 def similarities(visual: Tensor, text: Tensor, kind: Similarity) -> Tensor:

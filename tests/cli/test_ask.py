@@ -203,3 +203,47 @@ def test_a_new_method_is_on_the_command_line_by_itself(ask, simignore, monkeypat
     assert found["method"] == repr(Every(keep=0.25, step=5))
     assert found["score"] == [*range(8), *[None] * 8] and found["score_kind"] == "score"
     assert "Keep every so-manieth token." in " ".join(simignore("list", "methods", "--json").stdout.split())
+
+
+SEEN, LAST = "attention in the vision tower", "attention of the last prompt token"
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [
+        (library.Simignore(keep=4), "cosine similarity"),
+        (library.Simignore(keep=4, similarity="manhattan"), "minus manhattan distance"),
+        (library.Simignore2(keep=4, similarity="dot"), f"geometric mean of dot product and {SEEN}"),
+        (library.Simignore2(keep=4, attention=0), "cosine similarity"),
+        (library.CDPruner(keep=4), "relevance to the text, 0 to 1"),
+        (library.SparseVLM(keep=4), "attention of the words that resemble the image"),
+        (library.PyramidDrop(keep=4), LAST),
+        (library.UniformGrid(keep=4), ""),
+        (library.Diverse(library.FastV(keep=4)), LAST),
+        (library.Merged(library.Diverse(library.FasterVLM(keep=4))), SEEN),
+        (library.FrameBudget(library.EVS(keep=4)), "change since the frame before"),
+        (
+            library.Product(library.Simignore(keep=4), library.Received(keep=4)),
+            "geometric mean of cosine similarity and attention received in the vision tower",
+        ),
+        (library.Chain(library.DivPrune(keep=9), library.FastV(keep=4)), LAST),  # the first of them that has scores
+        (library.Chain(library.Simignore(keep=9), library.FastV(keep=4)), "cosine similarity"),
+    ],
+    ids=str,
+)
+def test_the_caption_says_what_the_scores_are(method, kind):
+    assert method.score_kind == kind
+
+
+@pytest.mark.parametrize("name", library.METHODS)
+def test_every_method_that_has_scores_names_them(name):
+    kind = library.METHODS[name]
+    assert kind.score_name != "score" or "score_kind" in vars(kind)
+    assert kind.score_name or not kind.scored
+
+
+def test_ask_tells_what_the_scores_are(ask, tmp_path):
+    out = tmp_path / "kept.png"
+    found = facts(ask("--json", "--method", "simignore2", "--keep", "4", "--out", out))
+    assert found["score_kind"] == f"geometric mean of cosine similarity and {SEEN}" and out.is_file()
+    assert facts(ask("--json", "--method", "uniform-grid", "--keep", "4"))["score_kind"] is None

@@ -71,6 +71,8 @@ def test_a_folder_is_no_image(ask, tmp_path):
         (["--keep", "17"], "there are only 16"),
         (["--keep", "some"], "neither a count (64) nor a fraction"),
         (["--threshold", "nan"], "not a finite number"),
+        (["--threshold", "0.3", "--keep", "Mass(0.9)"], "--threshold 0.3 keeps at most --keep Mass(share=0.9"),
+        (["--threshold", "0.3", "--set", "keep=many"], "keeps at most --keep 'many', which must be a count (64) or a"),
         (["--method", "nope"], f"no method 'nope'; there are {', '.join(sorted(METHODS))}"),
         (["--method", "fastv", "--seed", "3"], "method 'fastv' has no option seed; its options are keep, layer, hide"),
         (["--keep", "Mass(2)"], "share=2 of the scores' sum must be in (0, 1]"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from simignore import FastV, Random, Simignore
+from simignore import Chain, Diverse, FastV, FrameBudget, Merged, Product, Random, Simignore
 from simignore.cost import cost, flops
 from simignore.evaluate import evaluate, paired
 from simignore.evaluate.compare import at_equal_cost, compare, entries
@@ -38,6 +38,29 @@ def test_full_random_and_pooled_stand_in_every_comparison():
         entries(["nonsense"], [9])
     with pytest.raises(ValueError, match="twice: simignore-9"):
         entries(["simignore", "simignore"], [9])
+
+
+@pytest.mark.parametrize(
+    ("made", "label"),
+    [
+        (lambda keep: Diverse(FastV(keep=keep, layer=3), sharpness=2), "Diverse(FastV(layer=3), sharpness=2)"),
+        (lambda keep: Merged(Simignore(keep=keep), least=0.5), "Merged(Simignore(), least=0.5)"),
+        (lambda keep: Product(Simignore(keep=keep), Random(keep=keep)), "Product(Simignore(), Random())"),
+        (lambda keep: FrameBudget(Simignore(keep=keep), floor=2), "FrameBudget(Simignore(), floor=2)"),
+        (lambda keep: Merged(Diverse(Simignore(keep=keep))), "Merged(Diverse(Simignore()))"),
+    ],
+)
+def test_wrappers_are_compared_at_each_budget_under_one_label(made, label):
+    found = [entry for entry in entries([made(9)], [4, 0.25]) if entry.label not in ("full", "random", "pooled")]
+    assert [(e.label, e.keep, e.method) for e in found] == [(label, 4, made(4)), (label, 0.25, made(0.25))]
+
+
+@pytest.mark.parametrize("wrap", [lambda chain: chain, Merged])
+def test_a_chain_has_no_single_budget_and_says_so(wrap):
+    with pytest.raises(
+        ValueError, match="has a budget for each of its methods, and keep=4 would be one for all; make a"
+    ):
+        entries([wrap(Chain(Simignore(keep=9), FastV(keep=5)))], [4])
 
 
 def test_rows_hold_what_single_runs_hold(bundled, scenes, items):

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simignore.evaluate import mcnemar, paired, share, wilson
+from simignore.evaluate import Benchmark, Item, mcnemar, paired, share, wilson
+from simignore.evaluate.benchmark import by_group, report
+
+
+class Bare(Benchmark):
+    """A benchmark without questions of its own."""
+
+    def items(self):
+        return []
+
+    def score(self, item, told):
+        return 0.0
 
 
 def test_wilson_against_a_published_example():
@@ -104,3 +115,22 @@ def test_mcnemar_by_hand():
     assert found["p"] == pytest.approx(112 / 1024)
     assert mcnemar([True], [True])["p"] == 1
     assert math.isfinite(mcnemar([True] * 5000 + [False] * 4000, [False] * 5000 + [True] * 4000)["p"])
+
+
+def test_groups_have_the_intervals_of_whole_images_too():
+    """Two questions about each image, of two kinds that lie across images, and one that no images share."""
+    items = [
+        Item(str(n), "?", (), None, groups={"half": "ab"[n % 80 >= 40], "own": str(n % 2)}, cluster=f"{n // 2}")
+        for n in range(160)
+    ]
+    scores = [float(n // 2 % 3 == 0) for n in range(160)]  # both answers about an image are alike
+    found = by_group(items, scores)
+    for name, side in (("a", False), ("b", True)):
+        chosen = [n for n in range(160) if (n % 80 >= 40) is side]
+        clusters = [items[n].cluster for n in chosen]
+        wide = share([scores[n] for n in chosen], clusters)
+        assert found["half"][name] == wide
+        alone = share([scores[n] for n in chosen])
+        assert wide["high"] - wide["low"] > 1.2 * (alone["high"] - alone["low"])
+    assert found["own"]["0"] == share(scores[::2])  # one question of each image: nothing is shared
+    assert found == report(Bare(), items, [""] * 160, scores)["groups"]

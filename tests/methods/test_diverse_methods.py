@@ -191,6 +191,8 @@ def test_schedules_make_a_cut_at_each_layer():
     [
         Diverse(Simignore(keep=3)),
         Diverse(Random(keep=0.5, layer=2), how="max-min", sharpness=0.5),
+        Diverse(Simignore(keep=3), sharpness=1.2345671),
+        Diverse(Simignore(keep=3), sharpness=1.0000001),
         Product(Simignore(keep=3), FasterVLM(keep=3)),
         Product(FastV(keep=3), Random(keep=3, layer=2), weight=0.2),
         Chain(Diverse(Simignore(keep=9)), FastV(keep=3)),
@@ -202,6 +204,12 @@ def test_schedules_make_a_cut_at_each_layer():
 def test_the_repr_rebuilds_it(method):
     assert eval(repr(method), NAMES) == method and eval(str(method), NAMES) == method
     assert hash(eval(repr(method), NAMES)) == hash(method)
+
+
+def test_sharpnesses_that_differ_look_different_and_whole_ones_stay_short():
+    one, other = (Diverse(Simignore(keep=3), sharpness=value) for value in (1.2345671, 1.2345674))
+    assert repr(one) != repr(other) and str(one) != str(other)
+    assert str(Diverse(Simignore(keep=3), sharpness=2)) == "Diverse(Simignore(keep=3), sharpness=2)"
 
 
 @pytest.mark.parametrize(

@@ -96,11 +96,11 @@ def ask(
         files, asked, own_options = images_and_question(image, question, also or [])
         choices = choices or own_options
         opened = checked(files, asked, context, choices, answer_as)
-        from simignore.cli.models import load
+        from simignore.cli.models import head_of, load
         from simignore.prompt import build
         from simignore.wording import lettered
 
-        loaded, processor = load(model, device, dtype, head)
+        loaded, processor = load(model, device, dtype, head_of(chosen))
     from simignore.cli.beside import compare, report
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]

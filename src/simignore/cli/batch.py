@@ -76,13 +76,13 @@ def batch(
     asked = CAPTION if caption else question
     rows = Table(table.resolve(), question=asked, answer_as=answer_as, max_new_tokens=max_new_tokens)  # type: ignore[arg-type]
     items = rows.items()
-    from simignore.cli.models import BUNDLED, Loader
+    from simignore.cli.models import BUNDLED, Loader, head_of
 
     with progress("answering", len(items), quiet=False) as tick:
         settings = {"batch": batch_size, "name": model or BUNDLED, "tick": tick}
         if ray is not None:
             settings |= {"address": ray, "workers": workers}
-        _conclude(_answered(Loader(model, device, dtype), rows, chosen, items, out, settings), out)
+        _conclude(_answered(Loader(model, device, dtype, head_of(chosen)), rows, chosen, items, out, settings), out)
 
 
 def _answered(

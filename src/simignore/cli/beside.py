@@ -82,7 +82,7 @@ def report(c: Comparison, model: Any, processor: Any) -> dict[str, Any]:
         "grids": [list(grid.size) for grid in trace.patches[0].grids[0]],
         "kept": selection.index[0][selection.valid[0]].tolist(),
         "score": score,
-        "score_kind": None if score is None else score_kind(c.method),
+        "score_kind": None if score is None else c.method.score_kind,
         "notes": [*(note.partition(": ")[2] for note in trace.notes), *cropped(c, processor)],
     }
 
@@ -123,7 +123,7 @@ def picture(c: Comparison, processor: Any, question: str, subtitle: str = "") ->
             (f"{c.reduced.kept} image tokens", c.reduced.text),
         ],
         method=str(c.method),
-        score=score_kind(c.method),
+        score=c.method.score_kind,
         mark_lowest=c.method.within == "sample",
     )
 
@@ -136,14 +136,6 @@ def compared_with(method: Method, prompt: Prompt) -> dict[str, Any] | None:
         return None
     span = prompt.span_for(span_of(method))
     return {"span": span, "tokens": len(prompt.query(span))}
-
-
-def score_kind(method: Method) -> str:
-    """What a method's scores are, with their unit, as a picture's caption says it."""
-    cut = method.cuts()[0]
-    if (kind := getattr(cut, "similarity", None)) is not None:
-        return {"cosine": "cosine similarity", "dot": "dot product"}.get(kind, f"minus {kind} distance")
-    return "attention of the last prompt token" if "attention" in cut.needs else "score"
 
 
 def versions() -> dict[str, str]:

@@ -76,6 +76,7 @@ def compare(
     every = entries(
         _methods(methods, set_ or []), budgets, [name.strip() for name in presets.split(",") if name.strip()]
     )
+    _check_untouched(every)
     items = asked.chosen(limit)
     check_images(items)
     from simignore.cli.models import load
@@ -138,6 +139,18 @@ def _methods(typed: str, settings: list[str]) -> list[Any]:
             raise ValueError(f"--set {pair!r}: write METHOD.NAME=VALUE for one of {', '.join(names)}")
         given.setdefault(name, {}).update(read_settings([rest]))
     return [make_method(name, None, given[name]) if name in given else name for name in names]
+
+
+def _check_untouched(every: list[Any]) -> None:
+    """Raise ValueError for a head with adapters: they change the model that all methods of a comparison share."""
+    from simignore.cli.models import has_adapters, head_of
+
+    for entry in every:
+        if has_adapters(head := head_of(entry.method)):
+            raise ValueError(
+                f"{head} holds adapters, which change the model, and methods are compared on one untouched model; run it alone "
+                f"with `simignore evaluate --method {entry.label} --set head={head}`, or name a head that was trained without"
+            )
 
 
 def _image_tokens(model: Any, processor: Any, prompt: Any) -> int:

@@ -127,7 +127,7 @@ def _show(facts: dict[str, Any], weights: bool) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("guarantee", "", "measured"):
         table.add_column(heading)
-    style = {"holds": "green", "broken": "red", "not tried": "yellow"}
+    style = {"holds": "green", "broken": "red"}
     for finding in facts["findings"]:
         table.add_row(finding["guarantee"], Text(finding["result"], style=style[finding["result"]]), finding["detail"])
     console.print(table)

@@ -124,12 +124,12 @@ def _here(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The figures of a run in this process, and what a prompt costs, all image tokens and the method in turn."""
-    from simignore.cli.models import load
+    from simignore.cli.models import head_of, load
     from simignore.cost import cost
     from simignore.evaluate import evaluate as run
     from simignore.evaluate.folder import read_json, write_json
 
-    model, processor = load(*named)
+    model, processor = load(*named, head_of(method))
     found = dict(run(model, processor, benchmark, method, items=items, folder=out, **settings).metrics)
     if out is not None and (out / "cost.json").is_file():
         return found | {"cost": read_json(out / "cost.json")}  # of the start that measured it
@@ -151,9 +151,10 @@ def _over_ray(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """The figures of the same run over Ray."""
-    from simignore.cli.models import Loader
+    from simignore.cli.models import Loader, head_of
     from simignore.evaluate.ray import sweep_on_ray
 
     folders = {} if out is None else {"": out}
-    results = sweep_on_ray(Loader(*named), benchmark, {"": method}, items, folders=folders, address=address, **settings)
+    loader = Loader(*named, head_of(method))
+    results = sweep_on_ray(loader, benchmark, {"": method}, items, folders=folders, address=address, **settings)
     return dict(results[""].metrics)

@@ -92,10 +92,10 @@ def explain(
         if own_options:
             answer_as = answer_as or "text"  # by letter the bundled model nearly knows this answer without the picture
         opened = checked(files, asked, context, choices, answer_as)
-        from simignore.cli.models import load
+        from simignore.cli.models import head_of, load
         from simignore.prompt import build
 
-        loaded, processor = load(model, device, dtype, head)
+        loaded, processor = load(model, device, dtype, head_of(chosen))
     from simignore.flow import explain as explained
 
     prompt = build(processor, opened, asked, context=context, options=choices, answer=answer_as)  # type: ignore[arg-type]

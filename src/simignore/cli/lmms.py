@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from simignore.cli.evaluate import NO_METHOD
-from simignore.cli.models import load
+from simignore.cli.models import head_of, load
 from simignore.cli.options import make_method, read_keep, read_layer, read_settings
 from simignore.evaluate.lmms import MAX_NEW_TOKENS, SPANS, Lmms
 from simignore.methods import Method
@@ -49,7 +49,7 @@ class Typed(Lmms):
                 f"max_new_tokens={max_new_tokens!r} is no whole number from 1; the longest answer is meant"
             )
         chosen = read_method(method, preset, options)
-        model, processor = load(pretrained, _device(str(device)), str(dtype))
+        model, processor = load(pretrained, _device(str(device)), str(dtype), head_of(chosen))
         super().__init__(model, processor, chosen, batch_size=int(batch_size), max_new_tokens=int(max_new_tokens))
 
 

@@ -10,19 +10,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from simignore.methods import Method
+
 BUNDLED = "tiny"
 _DTYPES = ("auto", "float32", "bfloat16", "float16", "4bit")
 _DEVICES = ("auto", "cpu", "cuda")
 
 
 def load(name: str | None, device: str = "auto", dtype: str = "auto", head: str | None = None) -> tuple[Any, Any]:
-    """A model in eval mode and its processor. head: a head's folder; adapters that were trained with it are merged in."""
-    model, processor = _load(name, device, dtype)
-    if head is None or not (Path(head) / "adapter" / "adapter_config.json").is_file():
-        return model, processor
+    """A model in eval mode and its processor, see :func:`_load`. head: a head's folder, see :func:`head_of`; adapters that were
+    trained with it are merged in. Raises ValueError where those need a package that is not there, before a model is loaded."""
+    if not has_adapters(head):
+        return _load(name, device, dtype)
+    check_peft(f"{head} holds adapters")
     from simignore.train import adapted
 
-    return adapted(model, head), processor
+    model, processor = _load(name, device, dtype)
+    return adapted(model, str(head)), processor
+
+
+def head_of(method: Method | None) -> str | None:
+    """Where the head of the method lies that is laid over the model, None for a method without one."""
+    return getattr(method, "head", None)
+
+
+def has_adapters(head: str | None) -> bool:
+    """Whether adapters lie beside a head, so that it serves the model that they change and no other."""
+    return head is not None and (Path(head) / "adapter" / "adapter_config.json").is_file()
+
+
+def check_peft(why: str) -> None:
+    """Raise ValueError without the package that adapters need. why: what is done with them, in words."""
+    from importlib.util import find_spec
+
+    if find_spec("peft") is None:
+        raise ValueError(f"{why}, which needs the package peft: pip install 'simignore[train]'")
 
 
 def _load(name: str | None, device: str, dtype: str) -> tuple[Any, Any]:
@@ -83,9 +105,10 @@ class Loader:
     name: str | None
     device: str = "auto"
     dtype: str = "auto"
+    head: str | None = None
 
     def __call__(self) -> tuple[Any, Any]:
-        return load(self.name, self.device, self.dtype)
+        return load(self.name, self.device, self.dtype, self.head)
 
 
 def checked(name: str) -> str:

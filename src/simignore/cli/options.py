@@ -87,7 +87,6 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
     Options that are None were not given. Raises KeyError for unknown names, ValueError for options that the method does
     not have, for values that it refuses, and for a preset with options.
     """
-    from simignore.budget import AtLeast
     from simignore.methods import METHODS, preset
 
     given = {option: value for option, value in given.items() if value is not None}
@@ -102,13 +101,26 @@ def make_method(name: str | None, preset_name: str | None, given: Mapping[str, A
     if strange := [option for option in given if option not in (*known, "threshold")]:
         raise ValueError(f"method {name!r} has no option {', '.join(strange)}; its options are {', '.join(known)}")
     if (least := given.pop("threshold", None)) is not None:
-        given["keep"] = AtLeast(least, cap=given.get("keep"))
+        given["keep"] = _at_least(least, given.get("keep"))
     if "keep" not in given and known["keep"].default in (None, MISSING):
         given["keep"] = DEFAULT_KEEP
     try:
         return METHODS[name](**given)
     except TypeError as error:  # such as a word where a number is wanted
         raise ValueError(f"method {name!r}: {error}") from error
+
+
+def _at_least(threshold: Any, cap: Any) -> Keep:
+    """The budget of ``--threshold``, with ``--keep`` as the most that may stay. Raises ValueError for what is no number."""
+    from simignore.budget import AtLeast
+
+    try:
+        return AtLeast(threshold, cap=cap)
+    except TypeError as error:  # a rule, or a word
+        raise ValueError(
+            f"--threshold {threshold} keeps at most --keep {cap!r}, which must be a count (64) or a fraction (0.25) then; "
+            "leave one of them out"
+        ) from error
 
 
 def _dashed(names: Sequence[str]) -> str:

@@ -70,7 +70,7 @@ def train(
     used by `simignore ask --head FOLDER` and as `LearnedSimignore(keep=0.125, head=FOLDER)`. Needs simignore[train].
     """
     goals = read_settings(goal or [], "--goal")
-    _check_installed()
+    _check_installed(adapters)
     from simignore.train import Objective, Records, Scenes, Settings
     from simignore.train import train as run
 
@@ -157,8 +157,13 @@ def _objective(kind: Any, goals: dict[str, Any]) -> Any:
     return kind(**made)
 
 
-def _check_installed() -> None:
+def _check_installed(adapters: int) -> None:
+    """Raise ValueError for packages that are not there, before anything is read."""
     from importlib.util import find_spec
+
+    from simignore.cli.models import check_peft
 
     if missing := [name for name in ("accelerate", "tensorboard") if find_spec(name) is None]:
         raise ValueError(f"training needs {' and '.join(missing)}: pip install 'simignore[train]'")
+    if adapters:
+        check_peft(f"--adapters {adapters} trains LoRA")

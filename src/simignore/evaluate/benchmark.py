@@ -113,16 +113,25 @@ class Benchmark(ABC):
 
 
 def report(benchmark: Benchmark, items: Sequence[Item], told: Sequence[str], scores: Sequence[float]) -> dict[str, Any]:
-    """Accuracy with Wilson's interval, in all and by group, the official metrics, and how many answers could not be read."""
-    groups: dict[str, dict[str, list[float]]] = {}
-    for item, score in zip(items, scores, strict=True):
-        for kind, value in item.groups.items():
-            groups.setdefault(kind, {}).setdefault(value, []).append(score)
+    """Accuracy with its interval, see :func:`simignore.evaluate.statistics.share`, in all and by group, the official metrics,
+    and how many answers could not be read."""
     return {
         **share(scores, [item.cluster for item in items]),
         "unreadable": sum(benchmark.unreadable(item, text) for item, text in zip(items, told, strict=True)),
         "metrics": benchmark.metrics(items, told, scores),
-        "groups": {kind: {value: share(own) for value, own in values.items()} for kind, values in groups.items()},
+        "groups": by_group(items, scores),
+    }
+
+
+def by_group(items: Sequence[Item], scores: Sequence[float]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Accuracy with its interval of each value of each kind of group, see :func:`simignore.evaluate.statistics.share`."""
+    found: dict[str, dict[str, list[tuple[float, str | None]]]] = {}
+    for item, score in zip(items, scores, strict=True):
+        for kind, value in item.groups.items():
+            found.setdefault(kind, {}).setdefault(value, []).append((score, item.cluster))
+    return {
+        kind: {value: share([score for score, _ in own], [name for _, name in own]) for value, own in values.items()}
+        for kind, values in found.items()
     }
 
 
@@ -147,4 +156,4 @@ def check_images(items: Iterable[Item]) -> None:
         )
 
 
-__all__ = ["Benchmark", "Item", "Picture", "check_ids", "check_images", "report"]
+__all__ = ["Benchmark", "Item", "Picture", "by_group", "check_ids", "check_images", "report"]

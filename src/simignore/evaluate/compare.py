@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simignore.cost import cost, flops
-from simignore.evaluate.benchmark import Benchmark, Item
+from simignore.evaluate.benchmark import Benchmark, Item, by_group
 from simignore.evaluate.harness import Result, sweep
 from simignore.evaluate.statistics import paired, share
 from simignore.methods import METHODS, Method, Pooled, Random, preset
@@ -49,9 +49,10 @@ class Entry:
 def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Sequence[str] = ()) -> list[Entry]:
     """All lines at equal tokens: everything, chance with several seeds, pooling, and each method at each budget.
 
-    methods: names of METHODS, or methods whose ``keep`` is replaced. presets: names of published settings, which come with
-        their own budgets; where one is a count or a fraction, chance and all methods are asked for it too.
-    Raises KeyError for an unknown name, ValueError for the same line twice.
+    methods: names of METHODS, or methods whose ``keep`` is replaced, wrappers among them, but no chains. presets: names of
+        published settings, which come with their own budgets; where one is a count or a fraction, chance and all methods are
+        asked for it too.
+    Raises KeyError for an unknown name, ValueError for the same line twice, and for a method with several budgets.
     """
     published = [Entry(name, _budget(preset(name)), preset(name), fixed=True) for name in presets]
     found = [Entry(FULL, None, None)]
@@ -67,7 +68,7 @@ def entries(methods: Sequence[Method | str], keeps: Sequence[Keep], presets: Seq
                     raise KeyError(f"no method {method!r}; there are {', '.join(sorted(METHODS))}")
                 found.append(Entry(method, keep, METHODS[method](keep=keep)))
             else:
-                found.append(Entry(_name(method), keep, _with(method, keep)))
+                found.append(Entry(_name(method, keep), keep, method.with_keep(keep)))
     found += published
     twice = {entry.key for entry in found if sum(other.key == entry.key for other in found) > 1}
     if twice:
@@ -79,14 +80,11 @@ def _budget(method: Method) -> Keep | None:
     return method.keep if isinstance(method.keep, int | float) else None
 
 
-def _name(method: Method) -> str:
-    return next((name for name, kind in METHODS.items() if type(method) is kind), str(method))
-
-
-def _with(method: Method, keep: Keep) -> Method:
-    if "keep" not in {field.name for field in fields(method)}:
-        raise ValueError(f"{method!r} has no single budget to compare at; name a method with `keep`")
-    return replace(method, keep=keep)
+def _name(method: Method, keep: Keep) -> str:
+    """The method's name, or all of it but its budget, so that it has one label at all budgets."""
+    whole, told = str(method.with_keep(keep)), f"keep={keep!r}"
+    bare = whole.replace(f"{told}, ", "").replace(told, "")
+    return next((name for name, kind in METHODS.items() if type(method) is kind), bare)
 
 
 def at_equal_cost(
@@ -109,7 +107,7 @@ def at_equal_cost(
         if fits(most):
             continue
         if fewer := _largest(fits, most):
-            found.append(Entry(entry.label, entry.keep, _with(entry.method, fewer), "cost"))
+            found.append(Entry(entry.label, entry.keep, entry.method.with_keep(fewer), "cost"))
         else:
             why = "even with one token its prefill costs more: its first layers see all image tokens, or its looks cost more"
             found.append(Entry(entry.label, entry.keep, None, "cost", impossible=why))
@@ -117,7 +115,7 @@ def at_equal_cost(
 
 
 def _fits(model: Any, processor: Any, prompt: Prompt, method: Method, limit: float, keep: int) -> bool:
-    return flops(model, prompt, _with(method, keep), processor) <= limit
+    return flops(model, prompt, method.with_keep(keep), processor) <= limit
 
 
 def _largest(fits: Callable[[int], bool], most: int) -> int:
@@ -207,7 +205,7 @@ def _row(
             "prefill_seconds": plain["cost"]["prefill_seconds"]["median"] / full["prefill_seconds"]["median"],
             "kv_bytes": plain["cost"]["kv_bytes"] / full["kv_bytes"],
         }
-    plain["groups"] = _groups(result, scores)
+    plain["groups"] = by_group(result.items, scores)
     return plain
 
 
@@ -222,12 +220,3 @@ def _figures(results: Sequence[Result]) -> dict[str, Any]:
     official = [one["metrics"] for one in told]
     numbers = [name for name, value in official[0].items() if isinstance(value, int | float)]
     return found | {"metrics": {name: sum(one[name] for one in official) / len(official) for name in numbers}}
-
-
-def _groups(result: Result, scores: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """Accuracy by group, of these scores."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for item, score in zip(result.items, scores, strict=True):
-        for kind, value in item.groups.items():
-            found.setdefault(kind, {}).setdefault(value, []).append(score)
-    return {kind: {value: share(own) for value, own in values.items()} for kind, values in found.items()}

@@ -15,12 +15,17 @@ import torch
 from simignore.evaluate.benchmark import Benchmark, Item
 from simignore.evaluate.pictures import Picture
 from simignore.methods import Method
+from simignore.methods.base import weights_digest
 
 
 def identified(
     about: Mapping[str, Any], benchmark: Benchmark, method: Method | None, items: Sequence[Item], batch: int
 ) -> dict[str, Any]:
-    """Everything that the answers depend on, apart from versions and hardware. about: what :func:`about` said of the model."""
+    """Everything that the answers depend on, apart from versions and hardware. about: what :func:`about` said of the model.
+
+    A method with a head is told by the head's weights as well: its repr names their folder, which may be written anew.
+    """
+    weights = "" if method is None else weights_digest(method)
     digest = hashlib.sha256()
     for item in items:
         digest.update(json.dumps([item.id, benchmark.words(item), item.answer], default=str, sort_keys=True).encode())
@@ -33,6 +38,7 @@ def identified(
         "questions_sha256": digest.hexdigest(),
         **about,
         "method": None if method is None else repr(method),
+        **({"method_weights_sha256": weights} if weights else {}),
         "batch": batch,
         "generation": {"do_sample": False, "max_new_tokens": benchmark.max_new_tokens},
     }

@@ -165,7 +165,8 @@ def _row(
         left, f"{name}{': ' if name else ''}{int(panel.kept.sum())} of {panel.kept.size} image tokens kept", 15, QUIET
     )
     if scores:
-        sheet.text(right, f"score of each image token: {unit}{' (log scale)' if scores.log else ''}", 15, QUIET)
+        told = f"score of each image token: {unit}{' (log scale)' if scores.log else ''}"
+        sheet.text(right, wrap(told, 15, sheet.width - sheet.margin - right, 1)[0], 15, QUIET)
     sheet.y += 24
     sheet.image.paste(bright_and_dark(panel.image, panel.kept, cell), (left, sheet.y))
     if scores and panel.score is not None:

@@ -66,7 +66,7 @@ def asked(model: nn.Module, inputs: Any, processor: Any, max_new_tokens: int, mo
             f"no layer of this {p.family.model_type!r} decoder has attention, so there is no flow to see"
         )
     given = inputs.inputs if isinstance(inputs, Prompt) else inputs
-    _check(given, p)
+    _check(given)
     ready = placed(given, model)
     found = read(p, ready)
     if found is None or not found.counts[0]:
@@ -131,7 +131,7 @@ def _said(answer: Tensor, special: frozenset[int]) -> Tensor:
     return answer[:length]
 
 
-def _check(inputs: Any, p: Parts) -> None:
+def _check(inputs: Any) -> None:
     if not isinstance(inputs, Mapping) or not isinstance(inputs.get("input_ids"), Tensor):
         raise ValueError(
             f"an explanation needs the prompt's token ids, and got {type(inputs).__name__}"

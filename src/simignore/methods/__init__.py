@@ -6,6 +6,7 @@ Those of the last block are laid over methods and make new ones of them.
 from __future__ import annotations
 
 from inspect import isabstract
+from typing import TYPE_CHECKING
 
 from simignore.budget import Schedule
 from simignore.methods.base import Method as Method
@@ -83,3 +84,9 @@ def preset(name: str) -> Method:
     if name not in PRESETS:
         raise KeyError(f"no preset {name!r}; there are {', '.join(sorted(PRESETS))}")
     return PRESETS[name]
+
+
+if not TYPE_CHECKING:  # else a star would bring the modules too, and with them names such as `random`
+    __all__ = ["METHODS", "PRESETS", "preset"] + [
+        name for name, kind in vars().items() if isinstance(kind, type) and issubclass(kind, Method)
+    ]

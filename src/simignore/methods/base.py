@@ -42,6 +42,7 @@ class Method(ABC):
 
     source: ClassVar[str] = ""  # the paper: "arXiv 2412.09817 (AAAI 2025)"
     needs: ClassVar[tuple[str, ...]] = ()  # what the view must hold: "visual", "hidden", "text", "words", "attention"
+    score_name: ClassVar[str] = "score"  # what its scores are, as a caption says it; "" where it has none
     merges: ClassVar[bool] = False  # whether dropped tokens are averaged into kept ones
     video: ClassVar[bool] = False  # whether it compares frames, and so serves videos only
     composed: ClassVar[bool] = False  # whether it is laid over other methods
@@ -77,6 +78,20 @@ class Method(ABC):
     def looks(self) -> tuple[Look, ...]:
         """What the vision tower must show it, found in ``view.tower`` under the same :class:`~simignore.types.Look`."""
         return ()
+
+    @property
+    def score_kind(self) -> str:
+        """What its scores are, with their unit, as a picture's caption says it; "" where it has none."""
+        return self.score_name
+
+    def with_keep(self, keep: Keep) -> Method:
+        """The same method with another budget. Raises ValueError for one that has several."""
+        return replace(self, keep=keep)
+
+    @property
+    def weights_sha256(self) -> str:
+        """A digest of the weights that it reads from files of its own, which its repr only names; "" for one without any."""
+        return ""
 
     def raters(self, view: View) -> Tensor | None:
         """[B, W] which of the prompt's words (``view.words``) are asked for their attention; None: the last prompt token.
@@ -137,6 +152,9 @@ class Scorer(Method):
         """Whether it keeps what scores highest and does nothing else, so that its scores are all there is of it."""
         return type(self).choose is Scorer.choose
 
+    def with_keep(self, keep: Keep) -> Scorer:
+        return replace(self, keep=keep)
+
     @abstractmethod
     def score(self, view: View) -> Tensor:
         """[B, N] one score per image token, higher = keep; padding may hold anything."""
@@ -152,11 +170,21 @@ class Scorer(Method):
         return top_k(self.score(view), view.real, self.keep, view.totals)  # type: ignore[arg-type]
 
 
+def inside(method: Method) -> list[Method]:
+    """The methods that ``method`` is laid over, in order; none for one that is not composed."""
+    held = [part for value in vars(method).values() for part in (value if isinstance(value, tuple) else (value,))]
+    return [part for part in held if isinstance(part, Method)]
+
+
+def weights_digest(method: Method) -> str:
+    """What tells methods apart whose reprs name the same files: :attr:`Method.weights_sha256` of it and of all inside it."""
+    return "+".join(filter(None, (method.weights_sha256, *map(weights_digest, inside(method)))))
+
+
 def _wishes(method: Method) -> set[str]:
     """The spans that were asked for in ``method`` and the methods inside it; one's own default is no wish."""
-    held = [part for value in vars(method).values() for part in (value if isinstance(value, tuple) else (value,))]
-    if inside := [part for part in held if isinstance(part, Method)]:
-        return set().union(*map(_wishes, inside))
+    if held := inside(method):
+        return set().union(*map(_wishes, held))
     default = next((f.default for f in fields(method) if f.name == "span"), "auto")
     return {getattr(method, "span", "auto")} - {"auto", default}
 

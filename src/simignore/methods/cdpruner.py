@@ -52,6 +52,10 @@ class CDPruner(Scorer):
     def looks(self) -> tuple[Look, ...]:
         return () if self.clip is None else (Look("features", -1),)
 
+    @property
+    def score_kind(self) -> str:
+        return "relevance to the text, 0 to 1" if self.clip is None else "relevance to the text by CLIP, 0 to 1"
+
     def score(self, view: View) -> Tensor:
         if self.clip is None:
             words = needed(view.text_valid, "text_valid")[:, None]  # [B, 1, M]

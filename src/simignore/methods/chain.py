@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from simignore.budget import Keep
 from simignore.methods.base import Method, common_span
 from simignore.types import Cut, Selection, View
 
@@ -41,6 +42,16 @@ class Chain(Method):
             ("within", last.within),
         ):
             object.__setattr__(self, name, value)
+
+    @property
+    def score_kind(self) -> str:
+        return next(filter(None, (method.score_kind for method in self.methods)), "")  # see `select.compose`
+
+    def with_keep(self, keep: Keep) -> Method:
+        raise ValueError(
+            f"{self} has a budget for each of its methods, and keep={keep!r} would be one for all; make a chain for each "
+            "budget (to compare it: simignore.evaluate.compare.Entry(label, keep, chain, fixed=True))"
+        )
 
     @property
     def span(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simignore.budget import check_number
+from simignore.budget import Keep, check_number
 from simignore.diversity import How, diverse
 from simignore.methods.base import Method, Scorer, check_plain, needed
 from simignore.types import Cut, Look, Selection, View
@@ -47,6 +47,13 @@ class Diverse(Scorer):
         object.__setattr__(self, "needs", tuple(dict.fromkeys((*scorer.needs, "visual"))))
 
     @property
+    def score_kind(self) -> str:
+        return self.scorer.score_kind
+
+    def with_keep(self, keep: Keep) -> Diverse:
+        return Diverse(self.scorer.with_keep(keep), self.how, self.sharpness)
+
+    @property
     def looks(self) -> tuple[Look, ...]:
         return self.scorer.looks
 
@@ -82,7 +89,9 @@ class Diverse(Scorer):
     @property
     def _told(self) -> str:
         how = "" if self.how == "dpp" else f", how={self.how!r}"
-        return how + ("" if self.sharpness == 1 else f", sharpness={self.sharpness:g}")
+        short = f"{self.sharpness:g}"  # 2 rather than 2.0, where no digit is lost
+        exact = short if float(short) == self.sharpness else repr(self.sharpness)
+        return how + ("" if self.sharpness == 1 else f", sharpness={exact}")
 
     def __eq__(self, other: object) -> bool:
         same = isinstance(other, Diverse) and type(self) is type(other)

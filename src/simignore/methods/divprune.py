@@ -24,6 +24,7 @@ class DivPrune(Method):
     """
 
     source: ClassVar[str] = "arXiv 2503.02175 (CVPR 2025)"
+    score_name: ClassVar[str] = ""
     needs: ClassVar[tuple[str, ...]] = ("visual",)
 
     def choose(self, view: View) -> Selection:

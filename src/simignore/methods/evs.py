@@ -34,6 +34,7 @@ class EVS(Scorer):
     """
 
     source: ClassVar[str] = "arXiv 2510.14624"
+    score_name: ClassVar[str] = "change since the frame before"
     needs: ClassVar[tuple[str, ...]] = ("visual",)
     video: ClassVar[bool] = True
 

@@ -24,6 +24,7 @@ class FasterVLM(Scorer):
     """
 
     source: ClassVar[str] = "arXiv 2412.01818"
+    score_name: ClassVar[str] = "attention in the vision tower"
 
     @property
     def looks(self) -> tuple[Look, ...]:

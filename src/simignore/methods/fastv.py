@@ -27,6 +27,7 @@ class FastV(Scorer):
     layer: int | float | None = 2
 
     source: ClassVar[str] = "arXiv 2403.06764 (ECCV 2024)"
+    score_name: ClassVar[str] = "attention of the last prompt token"
     needs: ClassVar[tuple[str, ...]] = ("attention",)
 
     def __post_init__(self) -> None:

@@ -72,6 +72,13 @@ class FrameBudget(Scorer):
         return f"FrameBudget({', '.join([str(self.scorer), *(f'{f.name}={getattr(self, f.name)!r}' for f in told)])})"
 
     @property
+    def score_kind(self) -> str:
+        return self.scorer.score_kind
+
+    def with_keep(self, keep: Keep) -> FrameBudget:
+        return replace(self, scorer=self.scorer.with_keep(keep))
+
+    @property
     def span(self) -> str:
         """The part of the prompt that the scorer compares with."""
         return getattr(self.scorer, "span", "auto")

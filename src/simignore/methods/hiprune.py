@@ -37,6 +37,7 @@ class HiPrune(Method):
     object_layer: int | float = 9 / 24
 
     source: ClassVar[str] = "arXiv 2508.00553"
+    score_name: ClassVar[str] = "attention received in the vision tower"
 
     def __post_init__(self) -> None:
         super().__post_init__()

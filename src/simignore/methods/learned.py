@@ -54,6 +54,7 @@ class LearnedSimignore(Scorer):
     fill: Fill = "lowest"
 
     source: ClassVar[str] = "this project"
+    score_name: ClassVar[str] = "learned similarity above the head's threshold"
     needs: ClassVar[tuple[str, ...]] = ("visual", "text")
 
     def __post_init__(self) -> None:
@@ -67,6 +68,10 @@ class LearnedSimignore(Scorer):
         if isinstance(self.head, Path):
             object.__setattr__(self, "head", str(self.head))
         load_head(self.head)  # what is wrong with it is told before a model is
+
+    @property
+    def weights_sha256(self) -> str:
+        return load_head(self.head).digest()
 
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from simignore.budget import check_number
+from simignore.budget import Keep, check_number
 from simignore.matching import closest, fetched, refuse, unit
 from simignore.merge import averaged
 from simignore.methods.base import Method, needed
@@ -43,6 +43,13 @@ class Merged(Method):
         object.__setattr__(self, "least", least)
         object.__setattr__(self, "needs", tuple(dict.fromkeys((*method.needs, "hidden"))))
         object.__setattr__(self, "merges", True)
+
+    @property
+    def score_kind(self) -> str:
+        return self.method.score_kind
+
+    def with_keep(self, keep: Keep) -> Merged:
+        return Merged(self.method.with_keep(keep), self.least)
 
     @property
     def looks(self) -> tuple[Look, ...]:

@@ -24,6 +24,7 @@ class Pooled(Method):
     """
 
     source: ClassVar[str] = "baseline"
+    score_name: ClassVar[str] = ""
     merges: ClassVar[bool] = True
 
     def choose(self, view: View) -> Selection:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from simignore.budget import check_number
+from simignore.budget import Keep, check_number
 from simignore.diversity import both
 from simignore.methods.base import Scorer, check_plain, common_span
 from simignore.types import Cut, Look, View
@@ -53,6 +53,13 @@ class Product(Scorer):
         needs = tuple(dict.fromkeys((*first.needs, *second.needs)))
         for name, value in {**shared, **own, "needs": needs}.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def score_kind(self) -> str:
+        return f"geometric mean of {self.first.score_kind} and {self.second.score_kind}"
+
+    def with_keep(self, keep: Keep) -> Product:
+        return Product(self.first.with_keep(keep), self.second.with_keep(keep), self.weight)
 
     @property
     def looks(self) -> tuple[Look, ...]:

@@ -30,6 +30,7 @@ class PruMerge(Method):
     neighbours: int = 32
 
     source: ClassVar[str] = "arXiv 2403.15388"
+    score_name: ClassVar[str] = "attention in the vision tower"
     merges: ClassVar[bool] = True
     scored: ClassVar[bool] = True
 

@@ -35,6 +35,7 @@ class PruMergePlus(Method):
     extra: float = 3.0
 
     source: ClassVar[str] = "arXiv 2403.15388"
+    score_name: ClassVar[str] = "attention in the vision tower"
     merges: ClassVar[bool] = True
     scored: ClassVar[bool] = True
 

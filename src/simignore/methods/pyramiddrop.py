@@ -32,6 +32,7 @@ class PyramidDrop(Scorer):
     layers: tuple[int | float, ...] = (0.25, 0.5, 0.75)
 
     source: ClassVar[str] = "arXiv 2410.17247 (CVPR 2025)"
+    score_name: ClassVar[str] = "attention of the last prompt token"
     needs: ClassVar[tuple[str, ...]] = ("attention",)
 
     def __post_init__(self) -> None:

@@ -26,6 +26,7 @@ class Random(Scorer):
     seed: int = 0
 
     source: ClassVar[str] = "baseline"
+    score_name: ClassVar[str] = "random number"
 
     def __post_init__(self) -> None:
         super().__post_init__()

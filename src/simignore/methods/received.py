@@ -23,6 +23,7 @@ class Received(Scorer):
     """
 
     source: ClassVar[str] = "baseline"
+    score_name: ClassVar[str] = "attention received in the vision tower"
 
     @property
     def looks(self) -> tuple[Look, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from simignore.budget import Budget, check_count, check_keep
 from simignore.methods.base import Scorer, check_choice, needed
 from simignore.select import walk
-from simignore.similarity import Similarity, best_similarity, similarities
+from simignore.similarity import SIMILARITY_NAMES, Similarity, best_similarity, similarities
 from simignore.types import Selection, View
 from simignore.wording import SPANS
 
@@ -61,6 +61,10 @@ class Simignore(Scorer):
             pairs = similarities(visual, text, self.similarity)
             return walk(pairs, view.valid, text_valid, check_keep(self.keep), self.skip, self.stride)
         return super().choose(view)
+
+    @property
+    def score_kind(self) -> str:
+        return SIMILARITY_NAMES[self.similarity]
 
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")

@@ -10,7 +10,7 @@ from torch import Tensor
 from simignore.budget import check_number
 from simignore.diversity import both, diverse
 from simignore.methods.base import Scorer, check_choice, looked, needed
-from simignore.similarity import Similarity, best_similarity
+from simignore.similarity import SIMILARITY_NAMES, Similarity, best_similarity
 from simignore.types import Look, Selection, View
 from simignore.wording import SPANS
 
@@ -49,6 +49,11 @@ class Simignore2(Scorer):
     @property
     def looks(self) -> tuple[Look, ...]:
         return (Look("attention"),) if self.attention else ()
+
+    @property
+    def score_kind(self) -> str:
+        similar = SIMILARITY_NAMES[self.similarity]
+        return f"geometric mean of {similar} and attention in the vision tower" if self.attention else similar
 
     def score(self, view: View) -> Tensor:
         visual, text = needed(view.visual, "visual"), needed(view.text, "text")

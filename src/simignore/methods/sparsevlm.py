@@ -44,6 +44,7 @@ class SparseVLM(Scorer):
     recycle: bool = False
 
     source: ClassVar[str] = "arXiv 2410.04417 (ICML 2025)"
+    score_name: ClassVar[str] = "attention of the words that resemble the image"
     needs: ClassVar[tuple[str, ...]] = ("visual", "words", "attention")
 
     def __post_init__(self) -> None:

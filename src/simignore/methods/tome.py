@@ -30,6 +30,7 @@ class ToMe(Method):
     """
 
     source: ClassVar[str] = "arXiv 2210.09461 (ICLR 2023)"
+    score_name: ClassVar[str] = ""
     merges: ClassVar[bool] = True
 
     @property

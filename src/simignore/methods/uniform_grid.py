@@ -24,6 +24,7 @@ class UniformGrid(Method):
     """
 
     source: ClassVar[str] = "baseline"
+    score_name: ClassVar[str] = ""
 
     def choose(self, view: View) -> Selection:
         kept, _ = partition(view.patches, self.amounts(view))

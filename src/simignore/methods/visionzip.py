@@ -35,6 +35,7 @@ class VisionZip(Method):
     contextual: int | float = 10 / 64
 
     source: ClassVar[str] = "arXiv 2412.04467 (CVPR 2025)"
+    score_name: ClassVar[str] = "attention in the vision tower"
     merges: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

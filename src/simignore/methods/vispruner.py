@@ -36,6 +36,7 @@ class VisPruner(Method):
     step: int | float = 8 / 576
 
     source: ClassVar[str] = "VisPruner (ICCV 2025)"
+    score_name: ClassVar[str] = "attention in the vision tower"
 
     def __post_init__(self) -> None:
         super().__post_init__()

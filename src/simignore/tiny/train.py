@@ -39,8 +39,6 @@ from .pictures import Pictures, load
 from .symbols import Symbols, sample_places
 from .vision import VisionHeads, vision_accuracy, vision_loss
 
-logger = logging.getLogger(__name__)
-
 PLANS = (
     Plan("vision", steps=4500, batch=28, rate=1.5e-3, muon=1.5),
     Plan("copying", steps=130, batch=24, rate=2e-3, muon=1.0),

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from simignore.evaluate.pictures import Picture
 from simignore.tiny.questions import KINDS, ask_surely
 from simignore.tiny.scenes import SHAPES, SIDE, SPLITS, Scene, render, sample_scene
-from simignore.wording import AnswerAs
+from simignore.wording import AnswerAs, wording
 
 FIRST = 1_000_000  # scenes of the training split before this one have taught the bundled model
 APART = 500_000  # scenes of one seed
@@ -185,7 +185,12 @@ class Records(Dataset[Example]):
                 raise ValueError(f"{where}: context={context!r} must be a text; leave it out where there is none")
             if (how := told.get("answer_as")) not in (None, *get_args(AnswerAs)):
                 raise ValueError(f"{where}: answer_as={how!r} is none of {', '.join(get_args(AnswerAs))}")
-            yield Example(image, question, answer, tuple(options), context, how, regions)
+            example = Example(image, question, answer, tuple(options), context, how, regions)
+            try:
+                wording(**example.words)
+            except ValueError as error:
+                raise ValueError(f"{where} cannot be asked: {error}") from error
+            yield example
 
 
 def _records(file: Path) -> Iterator[tuple[int, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -25,12 +24,12 @@ from simignore.prompt import build
 from simignore.train.adapters import ADAPTER, adapt
 from simignore.train.collator import Collator
 from simignore.train.data import Example
+from simignore.train.goals import check_labels
 from simignore.train.prepare import gathered, prepare
 from simignore.train.record import RECORD, base_name, followed, remembered, write
 from simignore.train.settings import Settings
 from simignore.train.student import Student
 
-logger = logging.getLogger(__name__)
 A_DAY, HALF_AN_HOUR = 86_400, 1_800  # seconds
 TRIALS = 8  # examples by which the convergence layers are found
 
@@ -51,9 +50,11 @@ def train(
     share; by default in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and
     config), the record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder
     ``adapter``.
-    Raises ValueError for a folder that holds a run with other settings, UnsupportedModelError for a model that cannot be cut.
+    Raises ValueError for a folder that holds a run with other settings, and for a goal that learns from regions where no
+    example has one; UnsupportedModelError for a model that cannot be cut.
     """
     o = settings.objective
+    check_labels(o, examples, settings.prepared, data)
     record = remembered(folder, settings, data, model)
     record["layers"] = list(
         o.layers or record.get("layers") or (convergence(model, processor, examples) if o.flow else ())
