@@ -50,7 +50,7 @@ class Query:
         """One query for each row. Beams and samples repeat their prompt in turn, and only they share its query."""
         given = self.given or []
         times = batch // len(given)
-        if batch % len(given) or (len(given) > 1 and not _in_blocks(read, times)):
+        if batch % len(given) or (1 < len(given) < batch and not _in_blocks(read, times)):
             raise ValueError(
                 f"query has {len(given)} entries for a batch of {batch} prompts; pass one for all (a tensor), or one per sample"
             )
