@@ -56,17 +56,14 @@ def train(
     o = settings.objective
     check_labels(o, examples, settings.prepared, data)
     record = remembered(folder, settings, data, model)
-    record["layers"] = list(
-        o.layers or record.get("layers") or (convergence(model, processor, examples) if o.flow else ())
-    )
-    student = _student(model, settings, record["layers"])
-    record["parameters"] = {
-        "head": sum(x.numel() for x in student.head.parameters()),
-        "adapters": sum(x.numel() for name, x in student.named_parameters() if "lora_" in name),
-        "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
-    }
-    collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
     how = arguments(folder, settings)
+    layers = o.layers or record.get("layers") or ()
+    if o.flow and not layers:
+        layers = convergence(_moved(model, how.device), processor, examples, settings.square)
+    record["layers"] = list(layers)
+    student = _student(model, settings, record["layers"])
+    record["parameters"] = _parameters(student, model)
+    collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
     if settings.prepared:
         about, where, began = followed(record, settings), prepared or folder / "prepared", time.monotonic()
         with how.main_process_first():  # the others find everything done
@@ -91,6 +88,15 @@ def train(
         trainer.write(folder)
         write(folder / RECORD, record | {"finished": True})
     return student.head
+
+
+def _parameters(student: Student, model: nn.Module) -> dict[str, int]:
+    """How many numbers head, adapters and model have."""
+    return {
+        "head": sum(x.numel() for x in student.head.parameters()),
+        "adapters": sum(x.numel() for name, x in student.named_parameters() if "lora_" in name),
+        "model": sum(x.numel() for name, x in model.named_parameters() if "lora_" not in name),
+    }
 
 
 def _student(model: nn.Module, settings: Settings, layers: Sequence[int]) -> Student:
@@ -209,15 +215,20 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
             set_peft_model_state_dict(self.student.adapted, state)
 
 
-def convergence(model: nn.Module, processor: Any, examples: Any) -> tuple[int, ...]:
+def _moved(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on the device that it will be trained on; a model that is there is left alone, as quantised ones must be."""
+    return model if next(model.parameters()).device == device else model.to(device)
+
+
+def convergence(model: nn.Module, processor: Any, examples: Any, square: bool = False) -> tuple[int, ...]:
     """The decoder layers in which flow into the answer converges, as :mod:`simignore.flow` finds them in the first examples:
-    from the median of their first layers to that of their last."""
+    from the median of their first layers to that of their last. It runs where the model is; square: pad images to squares."""
     from simignore.evaluate.pictures import opened
 
     found = []
     for number in range(min(TRIALS, len(examples))):
         example = examples[number]
-        prompt = build(processor, opened(example.image), **example.words)
+        prompt = build(processor, opened(example.image, square), **example.words)
         told = measure(model, prompt, processor, max_new_tokens=8).curves["attention"].convergence
         if told.layer >= 0:
             found.append((told.first, told.last))
