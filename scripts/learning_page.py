@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def table(root: Path) -> str:
                 [
                     f"{keep:g}" if keep else "threshold",
                     f"{row['held'] or TOKENS:.1f}",
-                    str(row["label"]),
+                    _label(row),
                     f"{row['questions']:,}",
                     f"{row['accuracy']:.1%} ({row['low']:.1%} to {row['high']:.1%})",
                     f"{row['of_full']:.1%}",
@@ -101,6 +102,12 @@ def bundled(_: Path) -> str:
         f"time to prepare its examples, seed {record['settings']['seed']}. The whole record lies beside it: "
         "[`training.json`](../src/simignore/heads/tiny/training.json)."
     )
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """The row's name; of chance that of its seed, for each seed is a row of its own here."""
+    label, seed = str(row["label"]), re.search(r"^Random\(.*seed=(\d+)\)$", str(row["method"]))
+    return label if seed is None else f"Random, seed {seed[1]}"
 
 
 def _share(one: Mapping[str, int]) -> str:

@@ -207,6 +207,14 @@ def test_composed_it_counts_as_what_it_chooses_alone():
     assert twice.tokens_after == once.tokens_after
 
 
+def test_a_head_without_a_threshold_says_so_where_its_threshold_is_asked_for():
+    seen = view(n=16)
+    assert not load_head(HEAD).judges
+    (first, second) = LearnedSimignore(keep=AtLeast(-9), head=HEAD).choose(seen).notes
+    assert first == second and "trained without a threshold" in first
+    assert LearnedSimignore(keep=3, head=HEAD).choose(seen).notes == ()
+
+
 def test_the_query_decides():
     model, inputs = models.model(), models.batch(PROMPTS[0])
     found = []

@@ -32,7 +32,7 @@ from simignore.cli.asking import (
     in_run,
 )
 from simignore.cli.errors import Debug, readable
-from simignore.cli.options import make_method, read_keep, read_layer, read_options, read_settings
+from simignore.cli.options import make_method, read_given, read_keep, read_layer, read_options
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -78,7 +78,7 @@ def ask(
     the question goes to a bundled picture, and without a question a bundled one is asked.
     """
     choices = read_options(options)
-    given = {
+    flags = {
         "head": head,
         "keep": None if keep is None else read_keep(keep),
         "threshold": threshold,
@@ -88,8 +88,8 @@ def ask(
         "hide": hide,
         "positions": positions,
         "within": within,
-        **read_settings(set_ or []),
     }
+    given = read_given(flags, set_)
     with waiting("loading", quiet=as_json):
         chosen = make_method(method, preset, given)
         _check_out(out)

@@ -12,7 +12,7 @@ import typer
 from simignore.cli.benchmarks import progress
 from simignore.cli.errors import Debug, complain, readable
 from simignore.cli.evaluate import read_method
-from simignore.cli.options import read_keep, read_settings
+from simignore.cli.options import read_given, read_keep
 
 if TYPE_CHECKING:
     from simignore.evaluate.benchmark import Item
@@ -66,7 +66,7 @@ def batch(
         raise ValueError("--caption asks a question of its own; leave out --question or --caption")
     if workers is not None and ray is None:
         raise ValueError(f"--workers {workers} is for Ray; add --ray local, or leave it out")
-    given = {"keep": None if keep is None else read_keep(keep), **read_settings(set_ or [])}
+    given = read_given({"keep": None if keep is None else read_keep(keep)}, set_)
     chosen = read_method(method, None, given)
     # what is wrong with the table or the file for answers is told before a large model is loaded
     from simignore.evaluate.answers import check_out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -67,7 +68,7 @@ def compare(
     Every difference comes with the paired bootstrap's 95 % interval over these questions. Methods whose prefill costs more
     than dropping as many tokens before the decoder stand a second time with fewer tokens, at equal cost.
     """
-    budgets = [_budget(word) for word in keep.split(",")]
+    budgets = [_budget(word) for word in apart(keep)]
     asked = make_benchmark(benchmark, data, images, seed, settings)
     from simignore.evaluate.benchmark import check_images
     from simignore.evaluate.compare import at_equal_cost, entries
@@ -123,6 +124,11 @@ def _budget(word: str) -> int | float:
     if not isinstance(budget, int | float):
         raise ValueError(f"--keep {word!r}: methods are compared at counts or fractions, not at rules")
     return budget
+
+
+def apart(typed: str) -> list[str]:
+    """What stands between commas, but for those inside brackets: ``25,AtLeast(0, cap=0.125)`` are two."""
+    return re.split(r",(?![^(]*\))", typed)
 
 
 def _methods(typed: str, settings: list[str]) -> list[Any]:

@@ -21,7 +21,7 @@ from simignore.cli.benchmarks import (
     progress,
 )
 from simignore.cli.errors import Debug, readable
-from simignore.cli.options import make_method, read_keep, read_layer, read_settings
+from simignore.cli.options import make_method, read_given, read_keep, read_layer
 
 if TYPE_CHECKING:
     from simignore.evaluate import Benchmark, Item
@@ -78,12 +78,12 @@ def evaluate(
     With --out the folder gets config.json (everything that the figures depend on), predictions.jsonl (one line per
     question, as they come) and metrics.json; the same command goes on with a run that was stopped, even killed.
     """
-    given = {
+    flags = {
         "keep": None if keep is None else read_keep(keep),
         "layer": None if layer is None else read_layer(layer),
         "span": span,
-        **read_settings(set_ or []),
     }
+    given = read_given(flags, set_)
     chosen = read_method(method, preset, given)
     asked = make_benchmark(benchmark, data, images, seed, settings)
     from simignore.evaluate.benchmark import check_images
@@ -109,7 +109,7 @@ def read_method(name: str | None, preset: str | None, given: dict[str, Any]) -> 
     """The method that was typed, None for ``full``. Raises ValueError for ``full`` with options."""
     if name not in NO_METHOD:
         return make_method(name, preset, given)
-    if extra := [option for option, value in given.items() if value is not None] + (["preset"] if preset else []):
+    if extra := [*given, *(["preset"] if preset else [])]:
         raise ValueError(f"--method {name} keeps all image tokens; leave out {', '.join(f'--{x}' for x in extra)}")
     return None
 

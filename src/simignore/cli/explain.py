@@ -31,7 +31,7 @@ from simignore.cli.asking import (
     in_run,
 )
 from simignore.cli.errors import Debug, readable
-from simignore.cli.options import make_method, read_keep, read_layer, read_options, read_settings
+from simignore.cli.options import make_method, read_given, read_keep, read_layer, read_options
 
 if TYPE_CHECKING:
     from simignore.flow import FlowReport
@@ -77,14 +77,14 @@ def explain(
             f"--most {most}, --max-new-tokens {max_new_tokens}: at least 1 is needed; --rounds {rounds}: 0 or more"
         )
     choices = read_options(options)
-    given = {
+    flags = {
         "head": head,
         "keep": None if keep is None else read_keep(keep),
         "layer": None if layer is None else read_layer(layer),
-        **read_settings(set_ or []),
     }
+    given = read_given(flags, set_)
     with waiting("loading", quiet=as_json):
-        if no_method and (method or preset or any(value is not None for value in given.values())):
+        if no_method and (method or preset or given):
             raise ValueError("--no-method explains the model alone; leave out --method, --preset and their options")
         chosen = None if no_method else make_method(method, preset, given)
         files, asked, own_options = images_and_question(image, question, also or [], "explain")

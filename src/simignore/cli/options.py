@@ -74,6 +74,11 @@ def read_settings(typed: Sequence[str], option: str = "--set") -> dict[str, Any]
     return settings
 
 
+def read_given(flags: Mapping[str, Any], typed: Sequence[str] | None) -> dict[str, Any]:
+    """A method's options: flags that were used (the others are None), and what was typed behind ``--set``, None included."""
+    return {name: value for name, value in flags.items() if value is not None} | read_settings(typed or [])
+
+
 def read_options(typed: str | None) -> list[str]:
     """Answer options, separated by commas, or by ``|`` where one occurs. Empty ones are kept, to be refused by name."""
     if typed is None:
@@ -84,12 +89,12 @@ def read_options(typed: str | None) -> list[str]:
 def make_method(name: str | None, preset_name: str | None, given: Mapping[str, Any]) -> Method:
     """The method called ``name`` (default: simignore) with the options in ``given``, or a preset as it was published.
 
-    Options that are None were not given. Raises KeyError for unknown names, ValueError for options that the method does
+    Raises KeyError for unknown names, ValueError for options that the method does
     not have, for values that it refuses, and for a preset with options.
     """
     from simignore.methods import METHODS, preset
 
-    given = {option: value for option, value in given.items() if value is not None}
+    given = dict(given)
     if preset_name is not None:
         if extra := [*([] if name is None else ["method"]), *given]:
             raise ValueError(f"--preset {preset_name} fixes the whole method; leave out {_dashed(extra)}")

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from simignore.budget import Budget, OfAll, check_number
+from simignore.budget import AtLeast, Budget, OfAll, check_number
 from simignore.diversity import arranged
 from simignore.head import load_head
 from simignore.hops import spots
@@ -19,6 +19,11 @@ from simignore.types import Selection, View
 from simignore.wording import SPANS
 
 Fill = Literal["lowest", "highest"]
+
+
+UNJUDGED = (
+    "this head was trained without a threshold (--goal separate=1), so its plain scores are compared with the budget's"
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,8 @@ class LearnedSimignore(Scorer):
         score, visual = self.score(view), needed(view.visual, "visual")
         counts, notes = self.counted(view, score)
         judges = load_head(self.head).judges
+        if isinstance(self.keep, AtLeast) and not judges:
+            notes = tuple(note or UNJUDGED for note in notes or [""] * len(counts))
         if self.sharpness is None:
             order, told = ranked(score, view.real)
         else:
