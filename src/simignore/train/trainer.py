@@ -26,7 +26,7 @@ from simignore.train.collator import Collator
 from simignore.train.data import Example
 from simignore.train.goals import check_labels
 from simignore.train.prepare import gathered, prepare
-from simignore.train.record import RECORD, base_name, followed, remembered, write
+from simignore.train.record import RECORD, base_name, finished, followed, remembered, write
 from simignore.train.settings import Settings
 from simignore.train.student import Student
 
@@ -44,18 +44,22 @@ def train(
     prepared: Path | None = None,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Head:
-    """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was.
+    """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was, and
+    of one that was finished the head is only read.
 
-    data: what the examples are, in words, for the record. prepared: the folder of what was prepared, which several runs may
+    data: what the examples are, in words, for the record. Beside it the record holds the examples' own ``about``, where they
+    have one, as scenes and records have: other examples are refused. prepared: the folder of what was prepared, which several runs may
     share; by default in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and
     config), the record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder
     ``adapter``.
-    Raises ValueError for a folder that holds a run with other settings, and for a goal that learns from regions where no
+    Raises ValueError for a folder that holds a run with other settings or examples, and for a goal that learns from regions where no
     example has one; UnsupportedModelError for a model that cannot be cut.
     """
     o = settings.objective
     check_labels(o, examples, settings.prepared, data)
-    record = remembered(folder, settings, data, model)
+    record = remembered(folder, settings, data, model, getattr(examples, "about", None))
+    if finished(folder, bool(settings.adapters)):
+        return _as_written(folder, model, bool(settings.adapters))
     how = arguments(folder, settings)
     layers = o.layers or record.get("layers") or ()
     if o.flow and not layers:
@@ -88,6 +92,16 @@ def train(
         trainer.write(folder)
         write(folder / RECORD, record | {"finished": True})
     return student.head
+
+
+def _as_written(folder: Path, model: nn.Module, adapters: bool) -> Head:
+    """The head of a finished run; its adapters are put into the model, as training them does."""
+    if adapters:
+        from peft import PeftModel
+
+        PeftModel.from_pretrained(model, folder / ADAPTER)
+    head: Head = Head.from_pretrained(folder).to(next(model.parameters()).device)
+    return head
 
 
 def _parameters(student: Student, model: nn.Module) -> dict[str, int]:
