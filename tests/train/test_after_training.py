@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 from records import SHORT
 
 from simignore import tiny
+from simignore.head import load_head
 from simignore.train import Scenes, Settings, train, trainer
 from simignore.train.objective import Objective
 
@@ -47,3 +51,38 @@ def test_adapters_stay_in_the_model_whose_own_weights_learn_as_before(tmp_path):
         train(model, processor, Scenes(4), tmp_path, settings)
         assert all(p.requires_grad == before for p, before in own)
         assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_diverged_run_stops_with_step_and_parts_and_keeps_the_checkpoint_from_before(tmp_path, monkeypatch, after):
+    """After the second update the weights are not finite: no checkpoint holds them, and no head is written."""
+    model, processor = tiny.load()
+    plain = trainer.HeadTrainer.compute_loss
+
+    def broken(self, *given, **named):
+        if self.state.global_step == after:
+            with torch.no_grad():
+                self.student.head.text.fill_(torch.nan)
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(trainer.HeadTrainer, "compute_loss", broken)
+    settings = replace(SHORT, steps=3, save_every=1)
+    with pytest.raises(ValueError, match=rf"the loss of step {after + 1} is nan \(needed nan\): .* lower rate than 0.002") as told:
+        train(model, processor, Scenes(4), tmp_path, settings)
+    assert str(tmp_path / f"checkpoint-{after}") in str(told.value) and not (tmp_path / "model.safetensors").exists()
+    assert load_head(tmp_path / f"checkpoint-{after}").text.isfinite().all()
+    assert "finished" not in (tmp_path / "training.json").read_text()
+
+
+def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path, monkeypatch):
+    model, processor = tiny.load()
+    plain = trainer.HeadTrainer.create_optimizer
+
+    def huge(self, *given):
+        plain(self).register_step_post_hook(lambda *_: self.student.head.text.data.fill_(torch.inf))
+        return self.optimizer
+
+    monkeypatch.setattr(trainer.HeadTrainer, "create_optimizer", huge)
+    with pytest.raises(ValueError, match="after step 1 text is not finite: .*there is no checkpoint from before"):
+        train(model, processor, Scenes(4), tmp_path, replace(SHORT, steps=3, save_every=1))
+    assert trainer.last_whole(tmp_path) is None and not (tmp_path / "model.safetensors").exists()

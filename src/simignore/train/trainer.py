@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -159,10 +160,22 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
         seed = f"{self.args.seed}/{step}/{self._micro[1]}/{self.args.process_index}"
         self.student.begin(seed, step / max(1, self.state.max_steps))
         told = model(**inputs)
-        for name, part in told.items():
-            if name != "loss":
-                self._told.setdefault(name, []).append(float(part))
+        parts_ = {name: float(part) for name, part in told.items() if name != "loss"}
+        if not math.isfinite(loss := float(told["loss"].detach())):
+            raise ValueError(self._diverged(f"the loss of step {step + 1} is {loss}", parts_))
+        for name, part in parts_.items():
+            self._told.setdefault(name, []).append(part)
         return (told["loss"], told) if return_outputs else told["loss"]
+
+    def _diverged(self, what: str, parts_: Mapping[str, float]) -> str:
+        """What is said of a run that cannot go on; its folder holds the checkpoints from before."""
+        told = ", ".join(f"{name} {part:.5g}" for name, part in parts_.items())
+        whole = last_whole(Path(str(self.args.output_dir)))
+        left = f"{whole} is the last checkpoint from before" if whole else "there is no checkpoint from before"
+        return (
+            f"{what}{f' ({told})' if told else ''}: training has diverged, and no head was written; {left}. Train with a lower "
+            f"rate than {self.args.learning_rate:g}, or with precision float32, in another folder"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         parts_ = {name: round(sum(values) / len(values), 5) for name, values in self._told.items() if values}
@@ -193,7 +206,9 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
             self.state = state
 
     def write(self, folder: Path) -> None:
-        """The head, and adapters if there are some."""
+        """The head, and adapters if there are some. Raises ValueError for a head that has diverged."""
+        if broken := [name for name, value in self.student.head.named_parameters() if not bool(value.isfinite().all())]:
+            raise ValueError(self._diverged(f"after step {self.state.global_step} {broken[0]} is not finite", {}))
         self.student.head.save_pretrained(folder)
         if self.student.adapted is not None:
             self.student.adapted.save_pretrained(folder / ADAPTER)
