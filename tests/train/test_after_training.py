@@ -11,6 +11,7 @@ from records import SHORT
 from simignore import tiny
 from simignore.head import load_head
 from simignore.train import Scenes, Settings, train, trainer
+from simignore.train.adapters import adapt
 from simignore.train.objective import Objective
 
 
@@ -43,6 +44,7 @@ def test_the_model_learns_and_is_in_training_as_before(tmp_path, monkeypatch, fa
 
 
 def test_adapters_stay_in_the_model_whose_own_weights_learn_as_before(tmp_path):
+    assert Settings(adapters=2, objective=Objective(flow=0, answer=0, budget=1)).adapters == 2
     answers = Objective(flow=0, answer_from=0, spans=("question",))
     settings = Settings(steps=1, batch=1, adapters=2, objective=answers)
     for _ in ("trained", "read"):  # the second time it is finished
@@ -51,6 +53,19 @@ def test_adapters_stay_in_the_model_whose_own_weights_learn_as_before(tmp_path):
         train(model, processor, Scenes(4), tmp_path, settings)
         assert all(p.requires_grad == before for p, before in own)
         assert any("lora_A" in name for name, _ in model.named_parameters())
+
+
+def test_adapters_begin_as_the_seed_says_whatever_was_drawn_before():
+    def begun(seed: int, drawn: int) -> list:
+        torch.manual_seed(drawn)
+        state = torch.get_rng_state()
+        made = adapt(tiny.load()[0], 2, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        return [value for name, value in made.named_parameters() if "lora_A" in name]
+
+    one, same, other = begun(3, 0), begun(3, 1), begun(4, 0)
+    assert one and all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @pytest.mark.parametrize("after", [1, 2])

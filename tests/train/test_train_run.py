@@ -272,6 +272,10 @@ def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
             ("scenes", "--prepare", 9),
             "prepared=9: answers under the cut, the budget's penalty and adapters need the model",
         ),
+        (
+            ("scenes", "--adapters", 4, "--goal", "answer=0", "--goal", "needed=1"),
+            "adapters=4: only the goals answer and budget train adapters, and both are 0",
+        ),
         (("scenes", "--prepare", -1), "greater than or equal to 0"),
         (("scenes", "--hops", -1), "greater than or equal to 0"),
         (("scenes", "--goal", "lost=0"), "lost=0 must be above 0"),

@@ -55,5 +55,10 @@ class Settings:
                 f"prepared={self.prepared}: answers under the cut, the budget's penalty and adapters need the model at every "
                 "step; set the goals answer=0 and budget=0 and adapters=0, or leave prepared out"
             )
+        if self.adapters and not (self.objective.answer or self.objective.budget):
+            raise ValueError(
+                f"adapters={self.adapters}: only the goals answer and budget train adapters, and both are 0; give one of them a "
+                "weight, or leave the adapters out"
+            )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision!r} is none of float32, bfloat16, float16")

@@ -130,7 +130,7 @@ def _parameters(student: Student, model: nn.Module) -> dict[str, int]:
 def _student(model: nn.Module, settings: Settings, layers: Sequence[int]) -> Student:
     """A new head beside the model, whose flow is read in these layers, and adapters in it if there are to be some."""
     o = settings.objective
-    adapted = adapt(model, settings.adapters) if settings.adapters else None
+    adapted = adapt(model, settings.adapters, seed=settings.seed) if settings.adapters else None
     width, judges = parts(model).embed.embedding_dim, bool(o.separate or o.budget)
     head = Head(width, settings.rank, base_name(model), settings.seed, settings.hops, judges)
     return Student(model, head, o, layers, adapted)
