@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +13,13 @@ from torch.utils.data import Dataset
 
 from simignore.train.data import Example, Region
 from simignore.wording import AnswerAs, wording
+
+
+KEYS = ("image", "question", "answer", "options", "context", "answer_as", "regions", "conversations")
+REGION = ("words", "box", "needed")
+ALIKE = 0.85  # "region" and "regions" are more alike, "question_id" and "question" less
+A_RECORD = '{"image": "a.jpg", "question": "What colour is the bus?", "answer": "Red"}'
+A_REGION = "{words: text, box: [left, top, right, bottom], needed: true or false}"
 
 
 class Records(Dataset[Example]):
@@ -22,7 +30,8 @@ class Records(Dataset[Example]):
 
     the second as LLaVA's training data are; each of its turns is an example of its own, without the turns before. ``regions``,
     a list of {"words": "a red bus", "box": [left, top, right, bottom], "needed": true} with boxes in fractions of the image,
-    may stand in both; "needed" says that the question cannot be answered without the region.
+    may stand in both; "needed" says that the question cannot be answered without the region. Other keys of a record, as
+    "id", are not read; one that looks like a misspelt key is refused, and so are all others of a region.
     Records without an image are left out and counted in ``skipped``. images: the folder that image names begin from; by
     default the file's own. ``digest`` tells one state of the file from another; what the images show is not read for it. Raises ValueError or OSError naming the file, the record and the remedy.
     """
@@ -33,7 +42,8 @@ class Records(Dataset[Example]):
         self.digest = hashlib.sha256(content).hexdigest()[:16]
         self.examples = [example for number, told in _records(self.file, content) for example in self._read(number, told)]
         if not self.examples:
-            raise ValueError(f"{self.file} holds no record with an image and a question; see `simignore train --help`")
+            left = f"{self.skipped} records without an image were left out" if self.skipped else "it is empty"
+            raise ValueError(f"{self.file} holds no record with an image and a question ({left}); a record is {A_RECORD}")
         lost = sorted({str(e.image) for e in self.examples if not Path(str(e.image)).is_file()})
         if lost:
             more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
@@ -56,6 +66,7 @@ class Records(Dataset[Example]):
         where = f"{self.file}, record {number}"
         if not isinstance(told, Mapping):
             raise ValueError(f"{where} is {type(told).__name__}; a record is an object with image, question and answer")
+        _check_keys(where, told)
         if not told.get("image"):
             self.skipped += 1
             return
@@ -88,7 +99,10 @@ def _content(file: Path) -> bytes:
 
 def _records(file: Path, content: bytes) -> Iterator[tuple[int, Any]]:
     """(number from 1, record) of a file with this content."""
-    text = content.decode("utf-8")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8 ({error}); a record is {A_RECORD}") from error
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
@@ -108,8 +122,10 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     said = told.get("conversations")
     if said is None:
         pair = told.get("question"), told.get("answer")
-        if not all(isinstance(word, str) and word.strip() for word in pair):
+        if not all(isinstance(word, str) for word in pair):
             raise ValueError(f"{where} has question={pair[0]!r} and answer={pair[1]!r}; both must be texts")
+        if not all(word.strip() for word in pair):
+            raise ValueError(f"{where} has question={pair[0]!r} and answer={pair[1]!r}; neither must be empty")
         yield str(pair[0]), str(pair[1])
         return
     ways = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
@@ -125,21 +141,37 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ((question, answer) for (_, question), (_, answer) in pairs)
 
 
+def _check_keys(where: str, told: Mapping[str, Any]) -> None:
+    """Raise ValueError for a key that looks like one of a record that is not there. A value of nothing is no matter."""
+    others = ("question", "answer") if "conversations" in told else ("conversations",) if "question" in told else ()
+    for key in set(told) - set(KEYS):
+        like = get_close_matches(key.lower(), KEYS, 1, ALIKE)
+        if told[key] and like and like[0] not in (*told, *others):
+            raise ValueError(f"{where}: {key!r} looks like {like[0]!r}; the keys that are read are {', '.join(KEYS)}")
+
+
 def _regions(where: str, told: Any) -> tuple[Region, ...]:
-    found = []
     if not isinstance(told, list | tuple):
-        raise ValueError(
-            f"{where}: regions={told!r} must be a list of {{words: text, box: [left, top, right, bottom]}}"
-        )
-    for region in told:
-        try:
-            left, top, right, bottom = (float(end) for end in region["box"])
-            words = str(region["words"]).strip()
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{where}: a region is {{words: text, box: [left, top, right, bottom]}} ({error!r})"
-            ) from error
-        if not words or not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise ValueError(f"{where}: region {region!r} needs words, and a box in fractions of the image, 0 to 1")
-        found.append(Region(words, (left, top, right, bottom), bool(region.get("needed", False))))
-    return tuple(found)
+        raise ValueError(f"{where}: regions={told!r} must be a list of {A_REGION}")
+    return tuple(_region(where, one) for one in told)
+
+
+def _region(where: str, told: Any) -> Region:
+    try:
+        left, top, right, bottom = box = tuple(float(end) for end in told["box"])
+        words, needed = str(told["words"]).strip(), told.get("needed", False)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{where}: a region is {A_REGION} ({error!r})") from error
+    where = f"{where}: region {told!r}"
+    if strange := [repr(key) for key in told if key not in REGION]:
+        raise ValueError(f"{where} has {', '.join(strange)}; its keys are {', '.join(REGION)}")
+    if not isinstance(needed, bool):
+        raise ValueError(f"{where} has needed={needed!r}; write true or false, without quotes")
+    if not words:
+        raise ValueError(f"{where} needs words for what it shows")
+    if not all(0 <= end <= 1 for end in box):
+        remedy = "divide by the image's size" if max(box) > 1 else "cut it at the image's border"
+        raise ValueError(f"{where} needs a box in fractions of the image, 0 to 1; {remedy}")
+    if not (left < right and top < bottom):
+        raise ValueError(f"{where}: a box is [left, top, right, bottom] with left < right and top < bottom")
+    return Region(words, (left, top, right, bottom), needed)
