@@ -164,6 +164,19 @@ def test_a_region_holds_the_patches_whose_middles_are_inside():
     assert not batch["shows"][1].any() and not batch["words_valid"][1].any()
 
 
+def test_a_box_between_the_middles_has_the_patch_that_holds_its_own():
+    """A thing of two pixels in the corner of the patch at row 2 and column 1, and a line across the picture's lower edge."""
+    regions = (
+        Region("star", (8 / 32, 16 / 32, 10 / 32, 18 / 32), needed=True),
+        Region("line", (0.0, 31 / 32, 1.0, 1.0)),
+    )
+    example = Example(blank, "What colour is the star?", "red", regions=regions)
+    batch = Collator(models.model(), processor(), ("question",), regions=True)([example])
+    assert batch["shows"][0, :, 0].view(4, 4).nonzero().tolist() == [[2, 1]]
+    assert batch["needed"][0].view(4, 4).nonzero().tolist() == [[2, 1]]
+    assert batch["shows"][0, :, 1].view(4, 4).nonzero().tolist() == [[3, 2]]
+
+
 def test_regions_follow_an_image_into_its_square():
     """An image twice as wide as high has the middle half of its square's rows; patches' middles are at 1/8, 3/8 ..."""
     wide = partial(blank, 64, 32)

@@ -108,7 +108,8 @@ WRONG = {
         {"image": "a.png", "question": "What?"},
         "record 2 has question='What.' and answer=None; both must be",
     ),
-    "blank question": (PLAIN | {"question": "  "}, "record 2 has question='  ' and answer='Red'; both must be texts"),
+    "blank question": (PLAIN | {"question": "  "}, "record 2 has question='  ' and answer='Red'; neither must be empty"),
+    "blank answer": (PLAIN | {"answer": ""}, "record 2 has .* and answer=''; neither must be empty"),
     "a number": (PLAIN | {"answer": 3}, "record 2 has .* and answer=3; both must be texts"),
     "options as text": (PLAIN | {"options": "Red, Blue"}, "record 2: options='Red, Blue' must be a list of texts"),
     "options of numbers": (PLAIN | {"options": [1, 2]}, r"record 2: options=\[1, 2\] must be a list of texts"),
@@ -124,8 +125,23 @@ WRONG = {
     "no value": (talk(HUMAN, {"from": "gpt"}), "record 2: conversations must be a list of"),
     "no turns": (PLAIN | {"conversations": 5}, "record 2: conversations must be a list of"),
     "a box of three": (PLAIN | {"regions": [{"words": "x", "box": [0, 0, 1]}]}, "record 2: a region is"),
-    "a box in pixels": (PLAIN | {"regions": [{"words": "x", "box": [0, 0, 50, 60]}]}, "record 2: region .* fractions"),
-    "a box turned": (PLAIN | {"regions": [{"words": "x", "box": [0.5, 0, 0.2, 1]}]}, "record 2: region .* fractions"),
+    "a box in pixels": (PLAIN | {"regions": [{"words": "x", "box": [0, 0, 50, 60]}]}, "record 2: region .* divide by"),
+    "a box turned": (PLAIN | {"regions": [{"words": "x", "box": [0.5, 0, 0.2, 1]}]}, "left < right and top < bottom"),
+    "a box outside": (PLAIN | {"regions": [{"words": "x", "box": [-0.1, 0, 0.2, 1]}]}, "cut it at the image's border"),
+    "a region as text": (PLAIN | {"regions": ["x"]}, "record 2: a region is"),
+    "needed as text": (
+        PLAIN | {"regions": [{"words": "x", "box": [0, 0, 1, 1], "needed": "false"}]},
+        "record 2: region .* has needed='false'; write true or false, without quotes",
+    ),
+    "a region's strange key": (
+        PLAIN | {"regions": [{"words": "x", "box": [0, 0, 1, 1], "need": True}]},
+        "record 2: region .* has 'need'; its keys are words, box, needed",
+    ),
+    "a misspelt key": (
+        PLAIN | {"region": [{"words": "x", "box": [0, 0, 1, 1]}]},
+        "record 2: 'region' looks like 'regions'; the keys that are read are image, question, .*, regions, conv",
+    ),
+    "images": ({"images": "a.png", "question": "What?", "answer": "x"}, "record 2: 'images' looks like 'image'"),
     "no words": (PLAIN | {"regions": [{"words": " ", "box": [0, 0, 1, 1]}]}, "record 2: region .* needs words"),
     "no box": (PLAIN | {"regions": [{"words": "x"}]}, "record 2: a region is"),
     "regions as a number": (PLAIN | {"regions": 5}, "record 2: regions"),
@@ -156,8 +172,22 @@ def test_a_list_that_is_no_json_a_lost_file_and_an_empty_one_are_named(folder):
         Records(file)
     with pytest.raises(OSError, match="no file .*lost.json; name JSON lines"):
         Records(folder / "lost.json")
-    with pytest.raises(ValueError, match="holds no record with an image and a question; see `simignore train --help`"):
+    left = "holds no record with an image and a question .1 records without an image were left out.; a record is .*answer"
+    with pytest.raises(ValueError, match=left):
         Records(written(folder, {"question": "Hello?", "answer": "Hello!"}))
+    with pytest.raises(ValueError, match="holds no record with an image and a question .it is empty.; a record is"):
+        Records(written(folder))
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="told.json is no text in UTF-8"):
+        Records(file)
+
+
+def test_keys_that_only_resemble_known_ones_are_not_read(folder):
+    """VQA's answers beside the answer, numbers of questions, and empty lists of data sets with many columns."""
+    more = {"id": "7", "source": "vqa", "question_id": 3, "answers": ["red", "Red"], "answer_type": "x", "option": []}
+    turns = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A bus."}]
+    assert Records(written(folder, PLAIN | more))[0] == Records(written(folder, PLAIN))[0]
+    assert len(Records(written(folder, {"image": "a.png", "conversations": turns} | more))) == 1
 
 
 def told(one: Example) -> tuple:

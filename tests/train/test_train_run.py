@@ -258,7 +258,10 @@ def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
     [
         (("scenes", "--goal", "loudness=1"), "--goal loudness: there is no such goal; there are alignment, answer"),
         (("scenes", "--precision", "float8"), "precision='float8' is none of"),
-        (("scenes", "--rate", 0), "rates must be above 0"),
+        (("scenes", "--rate", 0), "error: rate=0 must be above 0"),
+        (("scenes", "--rate", -1), "error: rate=-1 must be above 0"),
+        (("scenes", "--rate", "nan"), "rate=nan is not a finite number"),
+        (("scenes", "--adapter-rate", "inf"), "adapter_rate=inf is not a finite number"),
         (("scenes", "--images", "."), "scenes are drawn, not read; leave out --images"),
         (("scenes", "--kinds", "songs"), "kinds: songs is none of"),
         (
@@ -268,6 +271,10 @@ def test_adapters_are_written_beside_the_head_and_the_model_stays(tmp_path):
         (
             ("scenes", "--prepare", 9),
             "prepared=9: answers under the cut, the budget's penalty and adapters need the model",
+        ),
+        (
+            ("scenes", "--adapters", 4, "--goal", "answer=0", "--goal", "needed=1"),
+            "adapters=4: only the goals answer and budget train adapters, and both are 0",
         ),
         (("scenes", "--prepare", -1), "greater than or equal to 0"),
         (("scenes", "--hops", -1), "greater than or equal to 0"),

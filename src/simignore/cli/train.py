@@ -73,6 +73,7 @@ def train(
     _check_installed(adapters)
     from simignore.train import Objective, Records, Scenes, Settings
     from simignore.train import train as run
+    from simignore.train.record import finished
 
     settings = Settings(
         steps=steps,
@@ -117,9 +118,11 @@ def train(
 
         examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
     words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+    before = finished(out, bool(adapters))
     with _preparing(min(prepare, len(examples))) as tick:
         run(loaded, processor, examples, out, settings, words, prepared, tick)
-    typer.echo(f"wrote {out}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
+    done = f"{out} was already finished, nothing was trained" if before else f"wrote {out}"
+    typer.echo(f"{done}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
 
 
 @contextmanager

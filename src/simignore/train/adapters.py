@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from simignore.parts import parts
@@ -15,9 +16,9 @@ ADAPTER = "adapter"  # the folder beside a head's files
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "query", "key", "value", "c_attn", "c_proj")
 
 
-def adapt(model: nn.Module, rank: int, projector: bool = True) -> Any:
+def adapt(model: nn.Module, rank: int, projector: bool = True, seed: int = 0) -> Any:
     """A peft model around ``model`` with LoRA of this rank in every attention of the decoder, and in the projector's linear
-    layers. ``model`` itself gets the adapters, all else is frozen.
+    layers. ``model`` itself gets the adapters, all else is frozen. They begin as ``seed`` says; torch's own random state stays.
 
     Raises ImportError without peft, ValueError for a model in which nothing to adapt is found.
     """
@@ -41,7 +42,11 @@ def adapt(model: nn.Module, rank: int, projector: bool = True) -> Any:
             f"{type(model).__name__} has no linear layers named {', '.join(_PROJECTIONS)} to adapt; train the head alone"
         )
     pattern = "|".join(map(re.escape, targets))
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=f"({pattern})", bias="none"))
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=f"({pattern})", bias="none")
+    devices = sorted({parameter.device.index for parameter in model.parameters() if parameter.is_cuda})
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
 
 
 def adapted(model: Any, head: str | Path) -> Any:

@@ -130,11 +130,15 @@ def _around_answer(processor: Any) -> tuple[str, str]:
 
 
 def _inside(region: Region, cells: Tensor) -> Tensor:
-    """[N] True for the cells [N, 4] of whose area the region's mask covers an eighth; or whose middle its box holds."""
+    """[N] True for the cells [N, 4] of whose area the region's mask covers an eighth; or whose middle its box holds. A box so
+    small that it holds none has the cells that hold its own middle."""
     x, y = (cells[:, :2] + cells[:, 2:]).T / 2
     if region.mask is None:
         left, top, right, bottom = region.box
         held: Tensor = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
+        if not bool(held.any()):
+            x, y = (left + right) / 2, (top + bottom) / 2
+            held = (cells[:, 0] <= x) & (x < cells[:, 2]) & (cells[:, 1] <= y) & (y < cells[:, 3])
         return held
     mask = torch.as_tensor(region.mask()).double()
     sums = pad(mask.cumsum(0).cumsum(1), (1, 0, 1, 0))  # [H + 1, W + 1] over all that lies above and left

@@ -81,7 +81,10 @@ def prepare(
         "where": bool(student.head.hops),
         "regions": collator.regions,
     }
-    _check(folder, {**about, "examples": _fingerprint(examples, min(batch, there)), "batch": batch, **wanted})
+    told = {"examples": _fingerprint(examples, min(batch, there)), "batch": batch, **wanted}
+    if (digest := getattr(examples, "digest", None)) is not None:  # of a file, all of it
+        told["file"] = digest
+    _check(folder, {**about, **told})
     for shard, start in enumerate(range(0, count, batch)):
         file = _shard(folder, shard)
         if not _holds(file, wanted):
@@ -179,6 +182,8 @@ def _check(folder: Path, about: dict[str, Any]) -> None:
         beside.replace(file)
         return
     there = json.loads(file.read_text())
+    if "file" not in there:  # prepared before files had digests
+        told.pop("file", None)
     spare = {name for name in ("where", "regions") if not told[name]} | set(() if told["flow"] else OFTEN)
     if changed := sorted(name for name in {*told, *there} - spare if told.get(name) != there.get(name)):
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from simignore.budget import check_number
 from simignore.train.objective import Objective
 
 
@@ -37,17 +38,27 @@ class Settings:
     objective: Objective = field(default_factory=Objective)
 
     def __post_init__(self) -> None:
+        for name in ("rate", "adapter_rate"):
+            value = check_number(name, getattr(self, name))
+            if value <= 0:
+                raise ValueError(f"{name}={value:g} must be above 0")
+            object.__setattr__(self, name, value)
         for name in ("steps", "batch", "accumulate", "rank", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.rate <= 0 or self.adapter_rate <= 0 or self.adapters < 0 or self.warmup < 0:
-            raise ValueError(f"{self}: rates must be above 0, ranks and steps not negative")
+        if self.adapters < 0 or self.warmup < 0:
+            raise ValueError(f"adapters={self.adapters}, warmup={self.warmup}: neither may be negative")
         if self.hops < 0 or self.prepared < 0:
             raise ValueError(f"hops={self.hops}, prepared={self.prepared}: neither may be negative")
         if self.prepared and (self.objective.answer or self.objective.budget or self.adapters):
             raise ValueError(
                 f"prepared={self.prepared}: answers under the cut, the budget's penalty and adapters need the model at every "
                 "step; set the goals answer=0 and budget=0 and adapters=0, or leave prepared out"
+            )
+        if self.adapters and not (self.objective.answer or self.objective.budget):
+            raise ValueError(
+                f"adapters={self.adapters}: only the goals answer and budget train adapters, and both are 0; give one of them a "
+                "weight, or leave the adapters out"
             )
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision!r} is none of float32, bfloat16, float16")

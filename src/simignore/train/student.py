@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -24,6 +24,21 @@ from simignore.train.teacher import answer_places, attention_flow, saliency_flow
 
 Given = dict[str, Any]
 Seen = dict[str, Tensor]
+
+
+@contextmanager
+def restoring(model: nn.Module) -> Iterator[None]:
+    """Afterwards, and after an exception, each parameter of ``model`` learns or not as before, and each module is in training
+    or evaluation as before. What came in between, as adapters do, is left as it is."""
+    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for parameter, before in learns:
+            parameter.requires_grad_(before)
+        for module, mode in modes:
+            module.training = mode
 
 
 class Student(nn.Module):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerState, TrainingArguments
-from transformers.integrations import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 
 from simignore.flow.measure import measure
@@ -22,15 +21,15 @@ from simignore.head import WEIGHTS, Head
 from simignore.parts import parts
 from simignore.prompt import build
 from simignore.train.adapters import ADAPTER, adapt
+from simignore.train.arguments import arguments, boards
 from simignore.train.collator import Collator
 from simignore.train.data import Example
 from simignore.train.goals import check_labels
 from simignore.train.prepare import gathered, prepare
-from simignore.train.record import RECORD, base_name, followed, remembered, write
+from simignore.train.record import RECORD, base_name, finished, followed, remembered, write
 from simignore.train.settings import Settings
-from simignore.train.student import Student
+from simignore.train.student import Student, restoring
 
-A_DAY, HALF_AN_HOUR = 86_400, 1_800  # seconds
 TRIALS = 8  # examples by which the convergence layers are found
 
 
@@ -44,19 +43,38 @@ def train(
     prepared: Path | None = None,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Head:
-    """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was.
+    """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was, and
+    of one that was finished the head is only read.
 
-    data: what the examples are, in words, for the record. prepared: the folder of what was prepared, which several runs may
-    share; by default in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and
-    config), the record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder
-    ``adapter``.
-    Raises ValueError for a folder that holds a run with other settings, and for a goal that learns from regions where no
-    example has one; UnsupportedModelError for a model that cannot be cut.
+    data: what the examples are, in words, for the record. Beside it the record holds the examples' own ``about``, where they
+    have one, as scenes and records have. prepared: the folder of what was prepared, which several runs may share; by default
+    in ``folder``. tick: told how many examples are prepared. The folder then holds the head (safetensors and config), the
+    record ``training.json``, TensorBoard's events in ``runs/``, checkpoints, and with adapters the folder ``adapter``. The
+    head comes back in evaluation. ``model`` is moved to the device of training and is otherwise as before; with adapters it
+    carries these, unmerged, from then on: load it anew for another run, and to use it through ``adapted``.
+    Raises ValueError for a folder that holds a run with other settings or examples, and for a goal that learns from regions
+    where no example has one; UnsupportedModelError for a model that cannot be cut.
     """
-    o = settings.objective
-    check_labels(o, examples, settings.prepared, data)
-    record = remembered(folder, settings, data, model)
-    how = arguments(folder, settings)
+    check_labels(settings.objective, examples, settings.prepared, data)
+    record = remembered(folder, settings, data, model, getattr(examples, "about", None))
+    with restoring(model):
+        if finished(folder, bool(settings.adapters)):
+            return _as_written(folder, model, bool(settings.adapters))
+        return _trained(model, processor, examples, folder, settings, record, prepared or folder / "prepared", tick)
+
+
+def _trained(
+    model: nn.Module,
+    processor: Any,
+    examples: Any,
+    folder: Path,
+    settings: Settings,
+    record: dict[str, Any],
+    where: Path,
+    tick: Callable[[int], None],
+) -> Head:
+    """The run of :func:`train`, begun or gone on with. where: the folder of prepared examples."""
+    o, how = settings.objective, arguments(folder, settings)
     layers = o.layers or record.get("layers") or ()
     if o.flow and not layers:
         layers = convergence(_moved(model, how.device), processor, examples, settings.square)
@@ -65,9 +83,9 @@ def train(
     record["parameters"] = _parameters(student, model)
     collator: Any = Collator(model, processor, o.spans, settings.square, bool(o.alignment or o.needed or o.separate))
     if settings.prepared:
-        about, where, began = followed(record, settings), prepared or folder / "prepared", time.monotonic()
+        about, began = followed(record, settings), time.monotonic()
         with how.main_process_first():  # the others find everything done
-            examples = prepare(student.to(how.device), collator, examples, where, settings.prepared, about, tick=tick)  # type: ignore[assignment]
+            examples = prepare(student.to(how.device), collator, examples, where, settings.prepared, about, tick=tick)
         collator = gathered
         record["seconds_preparing"] = round(record.get("seconds_preparing", 0.0) + time.monotonic() - began, 1)
     trainer = HeadTrainer(
@@ -76,7 +94,7 @@ def train(
         data_collator=collator,
         train_dataset=examples,
         adapter_rate=settings.adapter_rate,
-        callbacks=_boards(folder),
+        callbacks=boards(folder),
     )
     main = trainer.args.should_save
     if main:
@@ -87,7 +105,17 @@ def train(
     if main:
         trainer.write(folder)
         write(folder / RECORD, record | {"finished": True})
-    return student.head
+    return student.head.eval()
+
+
+def _as_written(folder: Path, model: nn.Module, adapters: bool) -> Head:
+    """The head of a finished run; its adapters are put into the model, as training them does."""
+    if adapters:
+        from peft import PeftModel
+
+        PeftModel.from_pretrained(model, folder / ADAPTER)
+    head: Head = Head.from_pretrained(folder).to(next(model.parameters()).device)
+    return head
 
 
 def _parameters(student: Student, model: nn.Module) -> dict[str, int]:
@@ -102,41 +130,10 @@ def _parameters(student: Student, model: nn.Module) -> dict[str, int]:
 def _student(model: nn.Module, settings: Settings, layers: Sequence[int]) -> Student:
     """A new head beside the model, whose flow is read in these layers, and adapters in it if there are to be some."""
     o = settings.objective
-    adapted = adapt(model, settings.adapters) if settings.adapters else None
+    adapted = adapt(model, settings.adapters, seed=settings.seed) if settings.adapters else None
     width, judges = parts(model).embed.embedding_dim, bool(o.separate or o.budget)
     head = Head(width, settings.rank, base_name(model), settings.seed, settings.hops, judges)
     return Student(model, head, o, layers, adapted)
-
-
-def arguments(folder: Path, settings: Settings) -> TrainingArguments:
-    """The trainer's settings."""
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.batch,
-        gradient_accumulation_steps=settings.accumulate,
-        learning_rate=settings.rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
-        weight_decay=0.0,
-        max_grad_norm=5.0,  # of a head's few numbers; those of hops are large in the beginning
-        adam_beta2=0.98,
-        bf16=settings.precision == "bfloat16",
-        fp16=settings.precision == "float16",
-        seed=settings.seed,
-        data_seed=settings.seed,
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        save_steps=settings.save_every,
-        save_total_limit=2,
-        logging_steps=min(10, settings.steps),
-        report_to=[],  # TensorBoard's callback is our own, see `_boards`
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=True,
-        ddp_timeout=A_DAY if settings.prepared else HALF_AN_HOUR,  # while one process prepares, the others wait
-        disable_tqdm=True,
-        label_names=["labels"],
-    )
 
 
 class HeadTrainer(Trainer):  # type: ignore[misc]
@@ -163,10 +160,22 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
         seed = f"{self.args.seed}/{step}/{self._micro[1]}/{self.args.process_index}"
         self.student.begin(seed, step / max(1, self.state.max_steps))
         told = model(**inputs)
-        for name, part in told.items():
-            if name != "loss":
-                self._told.setdefault(name, []).append(float(part))
+        parts_ = {name: float(part) for name, part in told.items() if name != "loss"}
+        if not math.isfinite(loss := float(told["loss"].detach())):
+            raise ValueError(self._diverged(f"the loss of step {step + 1} is {loss}", parts_))
+        for name, part in parts_.items():
+            self._told.setdefault(name, []).append(part)
         return (told["loss"], told) if return_outputs else told["loss"]
+
+    def _diverged(self, what: str, parts_: Mapping[str, float]) -> str:
+        """What is said of a run that cannot go on; its folder holds the checkpoints from before."""
+        told = ", ".join(f"{name} {part:.5g}" for name, part in parts_.items())
+        whole = last_whole(Path(str(self.args.output_dir)))
+        left = f"{whole} is the last checkpoint from before" if whole else "there is no checkpoint from before"
+        return (
+            f"{what}{f' ({told})' if told else ''}: training has diverged, and no head was written; {left}. Train with a lower "
+            f"rate than {self.args.learning_rate:g}, or with precision float32, in another folder"
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         parts_ = {name: round(sum(values) / len(values), 5) for name, values in self._told.items() if values}
@@ -197,7 +206,9 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
             self.state = state
 
     def write(self, folder: Path) -> None:
-        """The head, and adapters if there are some."""
+        """The head, and adapters if there are some. Raises ValueError for a head that has diverged."""
+        if broken := [name for name, value in self.student.head.named_parameters() if not bool(value.isfinite().all())]:
+            raise ValueError(self._diverged(f"after step {self.state.global_step} {broken[0]} is not finite", {}))
         self.student.head.save_pretrained(folder)
         if self.student.adapted is not None:
             self.student.adapted.save_pretrained(folder / ADAPTER)
@@ -260,12 +271,3 @@ def _last_losses(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         name: round(sum(line[name] for line in lines if name in line) / sum(name in line for line in lines), 5)
         for name in sorted(names)
     }
-
-
-def _boards(folder: Path) -> list[TensorBoardCallback]:
-    """TensorBoard's events in ``runs/`` of this very run; an environment variable would hold for the next run too."""
-    if find_spec("tensorboard") is None:
-        return []
-    board = TensorBoardCallback()
-    board.logging_dir = board.logging_dir or str(folder / "runs")
-    return [board]
