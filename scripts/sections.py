@@ -29,7 +29,8 @@ MADE_BY = {
     CLAIMS: "python -m benchmarks.claims --json results/claims.json",
     AGREEMENT: "python -m benchmarks.agreement --json results/agreement.json",
     FLOW: "python -m benchmarks.flow --json results/flow.json",
-    LEARNED: "python -m benchmarks.learned --seed 5 --per-kind 150 --keep 0.25 --keep 0.125 --keep 0.0625 --unseen star,moon --json results/learned.json",
+    LEARNED: "python -m benchmarks.learned --seed 5 --per-kind 150 --keep 0.25 --keep 0.125 --keep 0.0625 --unseen star,moon "
+    "--json results/learned.json",
     MEMORY: "python -m benchmarks.memory --json results/memory.json",
     ABLATION: "python -m benchmarks.scenes --ablation --seed 3 --json results/ablation.json",
 }
