@@ -199,6 +199,10 @@ def test_a_folder_that_is_nowhere_and_a_file_are_told(tmp_path):
         load_head(tmp_path / "absent")
     with pytest.raises(ValueError, match="'absent' is no folder here"):
         load_head("absent")
+    with pytest.raises(
+        ValueError, match="head=Head.* must be a folder or a name on the hub; write a head with save_pre"
+    ):
+        load_head(made())
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file' holds no config.json and no model.safetensors"):
         load_head(tmp_path / "file")

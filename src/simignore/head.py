@@ -235,6 +235,10 @@ def load_head(where: str | Path | None = None, device: torch.device | str = "cpu
 
     A folder is read again when its files change. Raises ValueError naming the folder, the reason and the remedy.
     """
+    if not isinstance(where, str | Path | None):
+        raise ValueError(
+            f"head={where!r} must be a folder or a name on the hub; write a head with save_pretrained(FOLDER) and name that"
+        )
     folder = BUNDLED if where is None else Path(where)
     if not folder.exists() and where is not None and str(where).count("/") == 1:
         return _from_hub(str(where), str(device))

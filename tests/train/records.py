@@ -14,9 +14,7 @@ SHORT = Settings(steps=1, batch=2, rank=2, objective=QUICK)
 def records(count: int) -> list[dict]:
     """Records of one image, the answer of each a number of its own."""
     region = {"words": "a thing", "box": [0.1, 0.1, 0.6, 0.6], "needed": True}
-    return [
-        {"image": "a.png", "question": "What is it?", "answer": str(n), "regions": [region]} for n in range(count)
-    ]
+    return [{"image": "a.png", "question": "What is it?", "answer": str(n), "regions": [region]} for n in range(count)]
 
 
 def written(folder: Path, told: list[dict]) -> Path:

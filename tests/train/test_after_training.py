@@ -22,7 +22,7 @@ def state(model) -> tuple[list, list]:
 def half_frozen():
     model, processor = tiny.load()
     model.train()
-    first = list(model.parameters())[0]
+    first = next(iter(model.parameters()))
     first.requires_grad_(False)
     next(model.children()).eval()
     return model, processor
@@ -82,7 +82,9 @@ def test_a_diverged_run_stops_with_step_and_parts_and_keeps_the_checkpoint_from_
 
     monkeypatch.setattr(trainer.HeadTrainer, "compute_loss", broken)
     settings = replace(SHORT, steps=3, save_every=1)
-    with pytest.raises(ValueError, match=rf"the loss of step {after + 1} is nan \(needed nan\): .* lower rate than 0.002") as told:
+    with pytest.raises(
+        ValueError, match=rf"the loss of step {after + 1} is nan \(needed nan\): .* lower rate than 0.002"
+    ) as told:
         train(model, processor, Scenes(4), tmp_path, settings)
     assert str(tmp_path / f"checkpoint-{after}") in str(told.value) and not (tmp_path / "model.safetensors").exists()
     assert load_head(tmp_path / f"checkpoint-{after}").text.isfinite().all()

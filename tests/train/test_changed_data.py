@@ -28,7 +28,9 @@ def test_a_finished_run_says_so_and_edited_records_are_refused(tmp_path):
     told[2]["answer"] = "another"
     written(tmp_path, told)
     edited = command(*line)
-    assert edited.exit_code == 2 and "holds a run with another examples" in " ".join(edited.output.split())
+    assert edited.exit_code == 2 and "holds another run, with examples records with digest " in " ".join(
+        edited.output.split()
+    )
     record = json.loads((out / "training.json").read_text())  # one from before examples were told goes on
     del record["examples"]
     (out / "training.json").write_text(json.dumps(record))
@@ -52,7 +54,7 @@ def test_other_examples_without_words_for_them_are_refused(tmp_path):
     file, folder = written(tmp_path, records(3)), tmp_path / "head"
     train(model, processor, Scenes(4), folder, SHORT)
     for others in (Records(file), Scenes(4, seed=1), [Scenes(4)[n] for n in range(4)]):
-        with pytest.raises(ValueError, match="holds a run with another examples"):
+        with pytest.raises(ValueError, match="holds another run, with examples 4 scenes of seed 0, .*, now "):
             train(model, processor, others, folder, SHORT)
 
 

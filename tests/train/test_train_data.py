@@ -108,7 +108,10 @@ WRONG = {
         {"image": "a.png", "question": "What?"},
         "record 2 has question='What.' and answer=None; both must be",
     ),
-    "blank question": (PLAIN | {"question": "  "}, "record 2 has question='  ' and answer='Red'; neither must be empty"),
+    "blank question": (
+        PLAIN | {"question": "  "},
+        "record 2 has question='  ' and answer='Red'; neither must be empty",
+    ),
     "blank answer": (PLAIN | {"answer": ""}, "record 2 has .* and answer=''; neither must be empty"),
     "a number": (PLAIN | {"answer": 3}, "record 2 has .* and answer=3; both must be texts"),
     "options as text": (PLAIN | {"options": "Red, Blue"}, "record 2: options='Red, Blue' must be a list of texts"),
@@ -172,7 +175,9 @@ def test_a_list_that_is_no_json_a_lost_file_and_an_empty_one_are_named(folder):
         Records(file)
     with pytest.raises(OSError, match="no file .*lost.json; name JSON lines"):
         Records(folder / "lost.json")
-    left = "holds no record with an image and a question .1 records without an image were left out.; a record is .*answer"
+    left = (
+        "holds no record with an image and a question .1 records without an image were left out.; a record is .*answer"
+    )
     with pytest.raises(ValueError, match=left):
         Records(written(folder, {"question": "Hello?", "answer": "Hello!"}))
     with pytest.raises(ValueError, match="holds no record with an image and a question .it is empty.; a record is"):

@@ -176,16 +176,21 @@ def test_seconds_go_on_where_the_log_of_a_checkpoint_ends(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (("--seed", 1), "another data"),
-        (("--rate", 0.1, "--rank", 2), "another rate, rank"),
-        (("--count", 9), "another data"),
+        (
+            ("--seed", 1),
+            "data data=scenes, count=50000, seed=0, now data=scenes, count=50000, seed=1; seed 0, now 1",
+        ),
+        (("--rate", 0.1, "--rank", 2), "rate 0.002, now 0.1 (--rate); rank 3, now 2 (--rank); go on with the same"),
+        (("--goal", "slope=0.2", "--workers", 1), "workers 0, now 1 (--workers); slope 0.1, now 0.2 (--goal slope=);"),
+        (("--count", 9), "data data=scenes, count=50000, seed=0, now data=scenes, count=9, seed=0; examples 50000"),
     ],
 )
 def test_another_run_in_the_same_folder_is_refused(short, changed, named):
     before = {file: file.stat().st_mtime_ns for file in short.rglob("*")}
     done = command("train", *SHORT, *(() if "--rank" in changed else ("--rank", 3)), *changed, "--out", short)
     assert done.exit_code != 0
-    assert f"holds a run with {named}; go on with the same, or name another --out" in " ".join(done.output.split())
+    told = " ".join(done.output.split())
+    assert f"holds another run, with {named}" in told and "go on with the same, or name another --out" in told
     assert {file: file.stat().st_mtime_ns for file in short.rglob("*")} == before
 
 

@@ -118,6 +118,8 @@ def train(
 
         examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
     words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
+    if prepare > len(examples):
+        typer.echo(f"--prepare {prepare}: there are {len(examples)} examples, and all of them are prepared", err=True)
     before = finished(out, bool(adapters))
     with _preparing(min(prepare, len(examples))) as tick:
         run(loaded, processor, examples, out, settings, words, prepared, tick)

@@ -1,7 +1,8 @@
 """A similarity that learns what the decoder needs: data, teacher, losses, and the run that trains a head.
 
 In the order of reading: ``objective`` says what is aimed at, ``losses`` are the pure functions, ``teacher`` the decoder's flow,
-``cut`` the shortened forward, ``student`` puts them together, ``data``, ``records`` and ``collator`` make batches, ``trainer`` runs.
+``cut`` the shortened forward, ``student`` puts them together, ``data``, ``records`` and ``collator`` make batches, and
+``trainer`` runs.
 """
 
 from simignore.train.adapters import adapted as adapted

@@ -23,7 +23,7 @@ def arguments(folder: Path, settings: Settings) -> TrainingArguments:
         gradient_accumulation_steps=settings.accumulate,
         learning_rate=settings.rate,
         lr_scheduler_type="cosine",
-        warmup_steps=settings.warmup,
+        warmup_steps=min(settings.warmup, settings.steps // 10),  # the first of them has a rate of 0
         weight_decay=0.0,
         max_grad_norm=5.0,  # of a head's few numbers; those of hops are large in the beginning
         adam_beta2=0.98,

@@ -84,7 +84,9 @@ class Scenes(Dataset[Example]):
     def about(self) -> str:
         """Which examples these are: others are told otherwise."""
         without = ",".join(sorted(self.without))
-        return f"{self.count} scenes of seed {self.seed}, {','.join(self.kinds)}, without [{without}], scale {self.scale}"
+        return (
+            f"{self.count} scenes of seed {self.seed}, {','.join(self.kinds)}, without [{without}], scale {self.scale}"
+        )
 
     def __len__(self) -> int:
         return self.count

@@ -55,6 +55,10 @@ class Objective:
     spans: tuple[str, ...] = ("question", "question", "question+options", "user")
 
     def __post_init__(self) -> None:
+        for name in ("keeps", "layers", "spans"):
+            if not isinstance(values := getattr(self, name), tuple | list):
+                raise ValueError(f"{name}={values!r} must be a tuple; for one alone write {name}=({values!r},)")
+            object.__setattr__(self, name, tuple(values))
         for field in fields(self):
             if isinstance(getattr(self, field.name), int | float) or field.type == "float":
                 object.__setattr__(self, field.name, check_number(field.name, getattr(self, field.name)))

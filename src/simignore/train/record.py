@@ -17,9 +17,12 @@ from simignore.train.adapters import ADAPTER
 from simignore.train.settings import Settings
 
 RECORD = "training.json"
+OPTIONS = {"prepared": "--prepare", "warmup": ""}  # the command's names for settings, where they are others
 
 
-def remembered(folder: Path, settings: Settings, data: str, model: nn.Module, about: str | None = None) -> dict[str, Any]:
+def remembered(
+    folder: Path, settings: Settings, data: str, model: nn.Module, about: str | None = None
+) -> dict[str, Any]:
     """The record of the run in this folder, begun or new.
 
     about: which examples they are, beside ``data``, which are the caller's words; records from before it was kept go on.
@@ -31,15 +34,42 @@ def remembered(folder: Path, settings: Settings, data: str, model: nn.Module, ab
     new = {"base": base_name(model), "data": data, "settings": told, "examples": about}
     if not file.exists():
         return new | surroundings(model)
-    record: dict[str, Any] = json.loads(file.read_text())
+    record = _read(file)
+    changed = []
     for name, value in new.items():
-        if record.get(name) != value and not (name == "examples" and name not in record):
-            settled = record["settings"]
-            changed = [key for key in told if settled.get(key) != told[key]] if name == "settings" else [name]
-            raise ValueError(
-                f"{folder} holds a run with another {', '.join(changed)}; go on with the same, or name another --out"
-            )
+        before = record.get(name)
+        if name == "settings":
+            changed += _changed(before if isinstance(before, dict) else {}, told)
+        elif before != value and not (name == "examples" and name not in record):
+            changed.append(f"{name} {before}, now {value}")
+    if changed:
+        raise ValueError(
+            f"{folder} holds another run, with {'; '.join(changed)}; go on with the same, or name another --out"
+        )
     return record
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no record of a run ({error}); delete it, or name another --out") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} is no record of a run, but {type(found).__name__}; delete it, or name another --out")
+    return found
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], aim: bool = False) -> list[str]:
+    """Which settings are others now, and the command's option for each. aim: these are of the objective."""
+    found = []
+    for name, value in now.items():
+        was = before.get(name)
+        if name == "objective":
+            found += _changed(was if isinstance(was, dict) else {}, value, True)
+        elif was != value:
+            option = f"--goal {name}=" if aim else OPTIONS.get(name, f"--{name.replace('_', '-')}")
+            found.append(f"{name} {was}, now {value}" + f" ({option})" * bool(option))
+    return found
 
 
 def finished(folder: Path, adapters: bool = False) -> bool:
@@ -47,7 +77,7 @@ def finished(folder: Path, adapters: bool = False) -> bool:
     wanted = [folder / WEIGHTS, folder / CONFIG] + [folder / ADAPTER / "adapter_config.json"] * adapters
     if not (folder / RECORD).exists() or not all(file.is_file() for file in wanted):
         return False
-    return bool(json.loads((folder / RECORD).read_text()).get("finished"))
+    return bool(_read(folder / RECORD).get("finished"))
 
 
 def base_name(model: nn.Module) -> str:

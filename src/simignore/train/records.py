@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from simignore.train.data import Example, Region
 from simignore.wording import AnswerAs, wording
 
-
 KEYS = ("image", "question", "answer", "options", "context", "answer_as", "regions", "conversations")
 REGION = ("words", "box", "needed")
 ALIKE = 0.85  # "region" and "regions" are more alike, "question_id" and "question" less
@@ -33,17 +32,22 @@ class Records(Dataset[Example]):
     may stand in both; "needed" says that the question cannot be answered without the region. Other keys of a record, as
     "id", are not read; one that looks like a misspelt key is refused, and so are all others of a region.
     Records without an image are left out and counted in ``skipped``. images: the folder that image names begin from; by
-    default the file's own. ``digest`` tells one state of the file from another; what the images show is not read for it. Raises ValueError or OSError naming the file, the record and the remedy.
+    default the file's own. ``digest`` tells one state of the file from another; what the images show is not read for it.
+    Raises ValueError or OSError naming the file, the record and the remedy.
     """
 
     def __init__(self, file: Path, images: Path | None = None) -> None:
         self.file, self.folder = Path(file), Path(images) if images is not None else Path(file).parent
         self.skipped, content = 0, _content(self.file)
         self.digest = hashlib.sha256(content).hexdigest()[:16]
-        self.examples = [example for number, told in _records(self.file, content) for example in self._read(number, told)]
+        self.examples = [
+            example for number, told in _records(self.file, content) for example in self._read(number, told)
+        ]
         if not self.examples:
             left = f"{self.skipped} records without an image were left out" if self.skipped else "it is empty"
-            raise ValueError(f"{self.file} holds no record with an image and a question ({left}); a record is {A_RECORD}")
+            raise ValueError(
+                f"{self.file} holds no record with an image and a question ({left}); a record is {A_RECORD}"
+            )
         lost = sorted({str(e.image) for e in self.examples if not Path(str(e.image)).is_file()})
         if lost:
             more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
@@ -124,7 +128,7 @@ def _turns(where: str, told: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         pair = told.get("question"), told.get("answer")
         if not all(isinstance(word, str) for word in pair):
             raise ValueError(f"{where} has question={pair[0]!r} and answer={pair[1]!r}; both must be texts")
-        if not all(word.strip() for word in pair):
+        if not all(str(word).strip() for word in pair):
             raise ValueError(f"{where} has question={pair[0]!r} and answer={pair[1]!r}; neither must be empty")
         yield str(pair[0]), str(pair[1])
         return

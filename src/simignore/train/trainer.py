@@ -37,10 +37,10 @@ def train(
     model: nn.Module,
     processor: Any,
     examples: Dataset[Example],
-    folder: Path,
+    folder: str | Path,
     settings: Settings,
     data: str = "",
-    prepared: Path | None = None,
+    prepared: str | Path | None = None,
     tick: Callable[[int], None] = lambda done: None,
 ) -> Head:
     """Train a head beside ``model`` on ``examples`` and write it to ``folder``; a run that was killed goes on where it was, and
@@ -55,12 +55,17 @@ def train(
     Raises ValueError for a folder that holds a run with other settings or examples, and for a goal that learns from regions
     where no example has one; UnsupportedModelError for a model that cannot be cut.
     """
+    folder, where = Path(folder), Path(folder) / "prepared" if prepared is None else Path(prepared)
+    if not len(examples):  # type: ignore[arg-type]
+        raise ValueError(
+            f"there is nothing to train on: {data or type(examples).__name__} holds no examples; give some"
+        )
     check_labels(settings.objective, examples, settings.prepared, data)
     record = remembered(folder, settings, data, model, getattr(examples, "about", None))
     with restoring(model):
         if finished(folder, bool(settings.adapters)):
             return _as_written(folder, model, bool(settings.adapters))
-        return _trained(model, processor, examples, folder, settings, record, prepared or folder / "prepared", tick)
+        return _trained(model, processor, examples, folder, settings, record, where, tick)
 
 
 def _trained(
