@@ -37,7 +37,7 @@ def rewrite(folder, by):
 @pytest.mark.parametrize("wrap", WRAPS)
 def test_a_head_that_was_written_anew_is_another_run(wrap, scenes, tmp_path):
     head = shutil.copytree(random_head(192), tmp_path / "head")
-    method = wrap(LearnedSimignore(keep=9, head=str(head)))
+    method = wrap(LearnedSimignore(keep=9, head=str(head), sharpness=None, fill="highest"))
     before = known(method, scenes)
     assert known(method, scenes) == before and before["method"] == repr(method)
     rewrite(head, 1e-3)

@@ -83,5 +83,5 @@ def test_a_method_that_does_not_say_so_may_not_clear_a_sample():
             return Given(((),)).choose(view)
 
     model, inputs = models.model(), models.batch(PROMPTS[0])
-    with torch.no_grad(), Nothing(keep=1)(model), pytest.raises(ValueError, match="empty"):
+    with torch.no_grad(), Nothing(keep=1)(model), pytest.raises(ValueError, match="returned nothing for sample 0"):
         model(**inputs)
