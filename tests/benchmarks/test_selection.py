@@ -38,6 +38,18 @@ def test_every_method_is_measured(selection, tmp_path):
     assert "loop over it at 36 tokens" in done.output
 
 
+def test_what_takes_long_in_a_single_round_is_run_once(selection, monkeypatch):
+    runs = []
+    monkeypatch.setattr(selection, "peak", lambda run, device: runs.append(run()) or 4)
+    monkeypatch.setattr(selection, "timed", lambda *_: {"seconds": 1.0})
+    where = torch.device("cpu")
+    for long, rounds, again in ((0.0, 1, False), (0.0, 2, True), (1e9, 1, True)):
+        monkeypatch.setattr(selection, "LONG", long)
+        case = selection.measured(["random"], 36, 16, 2, where, rounds, False, 0)["cases"]["random"]
+        assert (case["seconds"]["median"] == 1.0) is again and case["extra"] > 0
+    assert len(runs) == 3
+
+
 @pytest.mark.parametrize("name", ["simignore", "divprune", "cdpruner"])
 def test_the_loops_choose_what_the_methods_choose(selection, name):
     cut = selection.cut(name, 20, 32)

@@ -155,6 +155,18 @@ def test_what_is_refused(make, kind, message):
         make()
 
 
+def test_equal_means_are_equal_in_whatever_order_they_are_summed_up():
+    """The first and the third frame both have a mean level of 5/12, which sums up to different last digits."""
+    scores = [0, 0, 6, 4, 6, 5, 6, 2, 4, 2, 3, 0, 1, 3, 4, 4, 2, 2, 5, 2, 3, 5]
+    frames = [image(1, 4, time=0), *(image(1, 6, time=t) for t in (1, 2, 3))]
+    view = seeing(lying([frames]), visual=torch.tensor(scores, dtype=torch.float64)[None, :, None])
+    weights = [
+        torch.tensor(scores[a:b]).double().div(6).sort(descending=True).values.mean() for a, b in ((0, 4), (10, 16))
+    ]
+    assert weights[0] != weights[1] and round(float(weights[0]), 12) == round(float(weights[1]), 12)
+    assert chosen(FrameBudget(First(3), 0, 1.0).choose(view)) == [2, 4, 18]
+
+
 def test_scores_that_are_no_numbers():
     view = seeing(lying([film(3, 2, 2)]), visual=torch.full((1, 12, 1), math.nan))
     with pytest.raises(ValueError, match="NaN"):

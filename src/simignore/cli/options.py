@@ -89,8 +89,8 @@ def read_options(typed: str | None) -> list[str]:
 def make_method(name: str | None, preset_name: str | None, given: Mapping[str, Any]) -> Method:
     """The method called ``name`` (default: simignore) with the options in ``given``, or a preset as it was published.
 
-    Raises KeyError for unknown names, ValueError for options that the method does
-    not have, for values that it refuses, and for a preset with options.
+    Raises KeyError for unknown names, ValueError for options that the method does not have, for values that it refuses, and
+    for a preset with options.
     """
     from simignore.methods import METHODS, preset
 
