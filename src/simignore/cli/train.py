@@ -71,7 +71,7 @@ def train(
     """
     goals = read_settings(goal or [], "--goal")
     _check_installed(adapters)
-    from simignore.train import Objective, Records, Scenes, Settings
+    from simignore.train import Objective, Scenes, Settings
     from simignore.train import train as run
     from simignore.train.record import finished
 
@@ -96,27 +96,17 @@ def train(
         raise ValueError("--prepared names where prepared examples are kept; say with --prepare how many")
     told = {"data": data, "images": images, "count": count, "kinds": kinds, "without": without}
     told["seed"] = seed if data == SCENES else None  # which scenes; a file's examples are the same for every seed
-    if data == SCENES:
-        if images is not None:
-            raise ValueError("scenes are drawn, not read; leave out --images")
-        some: dict[str, list[str]] = {
-            name: [word.strip() for word in words.split(",")]
-            for name, words in (("kinds", kinds), ("without", without))
-            if words
-        }
-    else:
-        if kinds or without:
-            raise ValueError("--kinds and --without choose among rendered scenes; leave them out for a file")
-        examples = Records(Path(data), images)
-        if examples.skipped:
-            typer.echo(f"{examples.skipped} records without an image were left out", err=True)
+    choices = _of_scenes(images, kinds, without) if data == SCENES else None
+    examples: Any = (
+        _of_file(data, images, kinds, without) if choices is None else None
+    )  # before a large model is loaded
     from simignore.cli.models import load
 
     loaded, processor = load(model, "cpu", dtype)
-    if data == SCENES:
+    if choices is not None:
         from simignore.tiny.model import scale_of
 
-        examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **some)  # type: ignore[assignment]
+        examples = Scenes(count, seed, scale=scale_of(loaded) if model is None else 3, **choices)
     words = ", ".join(f"{name}={value}" for name, value in told.items() if value is not None)
     if prepare > len(examples):
         typer.echo(f"--prepare {prepare}: there are {len(examples)} examples, and all of them are prepared", err=True)
@@ -125,6 +115,26 @@ def train(
         run(loaded, processor, examples, out, settings, words, prepared, tick)
     done = f"{out} was already finished, nothing was trained" if before else f"wrote {out}"
     typer.echo(f"{done}; try it: simignore ask --head {out}" + ("" if model is None else f" --model {model} ..."))
+
+
+def _of_scenes(images: Path | None, kinds: str | None, without: str | None) -> dict[str, list[str]]:
+    """What was typed of the scenes to draw. Raises ValueError for what only a file has."""
+    if images is not None:
+        raise ValueError("scenes are drawn, not read; leave out --images")
+    typed = {"kinds": kinds, "without": without}
+    return {name: [word.strip() for word in words.split(",")] for name, words in typed.items() if words}
+
+
+def _of_file(data: str, images: Path | None, kinds: str | None, without: str | None) -> Any:
+    """The examples of a file; says how many of its records have no image. Raises ValueError for what only scenes have."""
+    if kinds or without:
+        raise ValueError("--kinds and --without choose among rendered scenes; leave them out for a file")
+    from simignore.train import Records
+
+    examples = Records(Path(data), images)
+    if examples.skipped:
+        typer.echo(f"{examples.skipped} records without an image were left out", err=True)
+    return examples
 
 
 @contextmanager
