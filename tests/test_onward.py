@@ -11,7 +11,7 @@ from test_head import WIDTH, dot, unit
 from test_hops import nearby_loop, same_loop
 
 from grids import lying
-from simignore.head import CONFIG, Head, load_head
+from simignore.head import CONFIG, Head, Onward, load_head
 from simignore.hops import spots
 from simignore.types import PAD, Grid
 
@@ -114,6 +114,21 @@ def test_padding_and_neighbours_in_a_batch_do_not_matter(filler):
         torch.testing.assert_close(together[b, :n], alone[0])
         assert float((alone + head.demanded(text, valid)[b]).max()) == pytest.approx(0, abs=1e-6)
         assert bool((together[b, n:] < alone.min() - 10).all())  # whatever reads padding by mistake finds it last
+
+
+@pytest.mark.parametrize("held", [0, 2, 4])  # samples whose pairs are held at once: none, two, more than there are
+def test_large_batches_are_scored_in_parts(held, monkeypatch):
+    head, given = hopping(), drawn(dtype=torch.float64)
+    wanted, sizes, mixed = head.ranked(*given), [], Onward._mixed
+
+    def counting(self, head, likeness, *rest):
+        sizes.append(len(likeness))
+        return mixed(self, head, likeness, *rest)
+
+    monkeypatch.setattr(Onward, "_mixed", counting)
+    monkeypatch.setattr("simignore.head.HELD", held * given[0].shape[1] ** 2)
+    torch.testing.assert_close(head.ranked(*given), wanted, rtol=1e-12, atol=0)
+    assert sizes == {0: [1, 1, 1], 2: [2, 1], 4: [3]}[held]
 
 
 def test_the_best_token_has_a_score_of_0_and_the_others_less():

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from simignore.hops import nearby, same_thing
+from simignore.hops import HELD, nearby, same_thing
 
 BUNDLED = Path(__file__).parent / "heads" / "tiny"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -85,7 +85,15 @@ class Onward(nn.Module):
         self, head: Head, likeness: Tensor, seen: Tensor, said: Tensor, text_valid: Tensor, where: Tensor
     ) -> Tensor:
         """[B, N] a tenth of the log of the mixed maps; their best token has 0. likeness: [B, N] the first similarity; the
-        rest as in :meth:`Head.ranked`, of length 1."""
+        rest as in :meth:`Head.ranked`, of length 1. So many samples at once as weights of pairs can be held for."""
+        few = max(1, HELD // max(1, where.shape[1] ** 2))
+        groups = zip(*(torch.split(x, few) for x in (likeness, seen, said, text_valid, where)), strict=True)
+        return torch.cat([self._mixed(head, *group) for group in groups])
+
+    def _mixed(
+        self, head: Head, likeness: Tensor, seen: Tensor, said: Tensor, text_valid: Tensor, where: Tensor
+    ) -> Tensor:
+        """What :meth:`forward` tells, of all these samples at once."""
         real = ~where.isnan().any(-1)
         if bool((~where[..., 0].isnan() & ~real).any()):
             raise ValueError(
