@@ -64,7 +64,7 @@ def choosing(root: Path) -> str:
     head = ("ms per sample", *(f"{n:,} x {d:,}{f', batch {b}' if b > 1 else ''}" for n, d, b in runs), "extra memory")
     rows = []
     for name in names:
-        cells = [f"{cases[name]['seconds']['median'] * 1e3:.3g}" if name in cases else "" for cases in runs.values()]
+        cells = [_short(cases[name]["seconds"]["median"] * 1e3) if name in cases else "" for cases in runs.values()]
         most = [cases[name]["extra"] for cases in runs.values() if name in cases and cases[name]["extra"] is not None]
         rows.append([name if name.endswith("loop") else f"`{name}`", *cells, f"{max(most):.1f}" if most else ""])
     held = [
@@ -81,6 +81,11 @@ def choosing(root: Path) -> str:
         if "taken" in r
     ]
     return "\n\n".join([markdown(head, rows), "\n".join(held), note, *later])
+
+
+def _short(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def ablation(root: Path) -> str:
