@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from simignore.images import open_image
 
 MARKS = ("dataset_dict.json", "dataset_info.json", "state.json")
 
@@ -75,10 +76,4 @@ def _lazily(value: Any) -> Any:
         return value
     if value["bytes"] is None:
         return None if value["path"] is None else Path(value["path"])
-    return partial(_decoded, value["bytes"])
-
-
-def _decoded(data: bytes) -> Any:
-    from PIL import Image
-
-    return Image.open(io.BytesIO(data))
+    return partial(open_image, value["bytes"])
