@@ -220,11 +220,11 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path, orientation):
     drawn.save(tmp_path / "a.png", exif=exif)
     expected = load_image(str(tmp_path / "a.png"))
     assert expected.size == ((20, 40) if orientation > 4 else (40, 20))
-    with Image.open(tmp_path / "a.png") as opened:
-        for source in (tmp_path / "a.png", opened):
-            found = open_image(source)
-            assert found.tobytes() == expected.tobytes() and found.size == expected.size
-            assert open_image(found).tobytes() == found.tobytes()  # turned once
+    found = open_image(tmp_path / "a.png")
+    assert found.tobytes() == expected.tobytes() and found.size == expected.size
+    assert open_image(found).tobytes() == found.tobytes()  # turned once
+    with Image.open(tmp_path / "a.png") as opened:  # as processors take it, which turn nothing that is open
+        assert open_image(opened).tobytes() == drawn.tobytes()
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif"])

@@ -28,7 +28,8 @@ def pictures(config: Any, seen: Sequence[Tensor], grids: Sequence[Grid]) -> list
     Where the tower takes several pictures in one row of patches, they follow each other. A grid stitched together from tiles
     (``Grid.stitched``) takes as many pictures, and what is padding there is cut off.
     """
-    if len(seen) == sum(tiles(grid) for grid in grids):
+    _check_number(seen, wanted := sum(tiles(grid) for grid in grids))
+    if len(seen) == wanted:
         found, start = [], 0
         for grid in grids:
             own = seen[start : start + tiles(grid)]
@@ -46,6 +47,9 @@ def pictures(config: Any, seen: Sequence[Tensor], grids: Sequence[Grid]) -> list
 def neighbours(config: Any, seen: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
     """All pictures in one row of patches, in which the patches of one token stand side by side (Qwen-VL, GLM-4V)."""
     row, size = torch.cat(list(seen)), _block(seen, grids)
+    if size != (side := getattr(config.vision_config, "spatial_merge_size", size)):
+        patches, tokens = len(row), sum(grid.rows * grid.columns for grid in grids)
+        raise PatchingError(_others(f"{patches} patches", f"{tokens} image tokens of {side * side}"))
     merged = row.reshape(-1, size * size, *row.shape[1:]).mean(1)  # [all tokens, ...]
     return list(torch.split(merged, [grid.rows * grid.columns for grid in grids]))
 
@@ -53,6 +57,7 @@ def neighbours(config: Any, seen: Sequence[Tensor], grids: Sequence[Grid]) -> li
 def pooled(config: Any, seen: Sequence[Tensor], grids: Sequence[Grid]) -> list[Tensor]:
     """Each grid is one picture, whose patches are pooled in squares and followed by padding (Gemma 4)."""
     size = config.vision_config.pooling_kernel_size
+    _check_number(seen, len(grids), least=len(grids))
     return [
         scaled(
             _laid(own[: grid.rows * grid.columns * size**2], grid.rows * size, grid.columns * size),
@@ -118,7 +123,18 @@ def _block(seen: Sequence[Tensor], grids: Sequence[Grid]) -> int:
     patches, tokens = sum(map(len, seen)), sum(grid.rows * grid.columns for grid in grids)
     size: int = round((patches / max(tokens, 1)) ** 0.5)
     if size * size * tokens != patches:
-        raise PatchingError(
-            f"the vision tower saw {patches} patches, and the prompt holds {tokens} image tokens; pass both to the same call"
-        )
+        raise PatchingError(_others(f"{patches} patches", f"{tokens} image tokens"))
     return size
+
+
+def _check_number(seen: Sequence[Tensor], most: int, least: int = 1) -> None:
+    """Raise where the tower saw other pictures than the prompt's; one row of patches may hold several."""
+    if not least <= len(seen) <= most:
+        raise PatchingError(_others(f"{len(seen)} pictures", f"{most} of them"))
+
+
+def _others(saw: str, holds: str) -> str:
+    return (
+        f"the vision tower saw {saw}, and the prompt holds {holds}, so it ran on other images too. Pass the prompt's images to "
+        "the same call, or encode them, and no others, between the call before and the one that they are handed to."
+    )

@@ -56,8 +56,9 @@ def locate(patches: Patches, pictures: Pictures, processor: Any, sample: int = 0
     None stands for tokens without places (learned queries, a family that was discovered).
 
     patches: of a trace, ``trace.patches[0]``. pictures: the images of *that sample's* prompt, not the batch's, as they were
-    passed and in reading order (opened, or paths); or the frames of its only video, as the model sees them. processor: the
-    model's. options: what its call was given for images, such as ``do_pan_and_scan=True``.
+    passed and in reading order: paths, whose files are turned as EXIF says, or opened ones, which are not; or the frames of its
+    only video, as the model sees them. processor: the model's. options: what its call was given for images, such as
+    ``do_pan_and_scan=True``.
     Raises ValueError if the grids and what the processor makes of the pictures do not fit together. Pictures of the same
     number and shape in another order cannot be told from the right ones.
     """

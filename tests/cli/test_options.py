@@ -59,3 +59,4 @@ def test_none_that_was_typed_is_an_option_and_a_flag_that_was_not_is_none():
 def test_budgets_are_split_outside_of_brackets():
     assert apart("25,0.125") == ["25", "0.125"]
     assert apart("25,AtLeast(0, cap=0.125),Mass(0.9)") == ["25", "AtLeast(0, cap=0.125)", "Mass(0.9)"]
+    assert apart("Schedule([(2, 0.5), (6, 0.3)]),4") == ["Schedule([(2, 0.5), (6, 0.3)])", "4"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -128,7 +127,13 @@ def _budget(word: str) -> int | float:
 
 def apart(typed: str) -> list[str]:
     """What stands between commas, but for those inside brackets: ``25,AtLeast(0, cap=0.125)`` are two."""
-    return re.split(r",(?![^(]*\))", typed)
+    words = [""]
+    for letter in typed:
+        if letter == "," and words[-1].count("(") <= words[-1].count(")"):
+            words.append("")
+        else:
+            words[-1] += letter
+    return words
 
 
 def _methods(typed: str, settings: list[str]) -> list[Any]:

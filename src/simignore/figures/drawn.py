@@ -17,8 +17,9 @@ def draw(
 ) -> Image.Image:
     """Draw which image tokens of a sample stayed: ``draw(trace, "photo.png", processor).save("kept.png")``.
 
-    pictures: the images of that sample's prompt, as they were passed; paths will do. processor: the model's. sample, prefill:
-    which of the batch, and which of the trace's prefills. captions: of :func:`kept_picture`: question, answers, method ...
+    pictures: the images of that sample's prompt, as they were passed. A path will do for a photo that is not turned by its EXIF
+    data: a file is turned as they say, what you opened for the processor is not. processor: the model's. sample, prefill: which
+    of the batch, and which of the trace's prefills. captions: of :func:`kept_picture`: question, answers, method ...
     Raises ValueError for tokens that have no places on a picture, such as those of learned queries.
     """
     placed, images = locate(trace.patches[prefill], pictures, processor, sample=sample), opened(pictures)

@@ -86,6 +86,11 @@ class Method(ABC):
 
     def with_keep(self, keep: Keep) -> Method:
         """The same method with another budget. Raises ValueError for one that has several."""
+        if isinstance(self.keep, Schedule):
+            raise ValueError(
+                f"{self} has a budget for each of its layers, and keep={keep!r} would be one for all; make one with its own "
+                "schedule for each budget (to compare it: simignore.evaluate.compare.Entry(label, keep, method, fixed=True))"
+            )
         return replace(self, keep=keep)
 
     @property
@@ -153,7 +158,7 @@ class Scorer(Method):
         return type(self).choose is Scorer.choose
 
     def with_keep(self, keep: Keep) -> Scorer:
-        return replace(self, keep=keep)
+        return super().with_keep(keep)  # type: ignore[return-value]
 
     @abstractmethod
     def score(self, view: View) -> Tensor:
@@ -195,8 +200,9 @@ def check_plain(wrapper: str, scorer: Scorer) -> None:
         raise TypeError(f"{scorer} merges what it drops, and {wrapper} reads scores only; write Merged({wrapper}(...))")
     if not scorer.plain:
         raise TypeError(
-            f"{scorer} chooses by more than its scores, and {wrapper} would lose the rest; lay it over a method that keeps its "
-            "highest scores, such as Simignore(keep=64)"
+            f"{scorer} chooses by more than its scores, and {wrapper} would lose the rest; switch that off, as "
+            'LearnedSimignore(sharpness=None, fill="highest") does, or lay it over a method that keeps its highest scores, '
+            "such as Simignore(keep=64)"
         )
 
 

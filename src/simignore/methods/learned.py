@@ -87,7 +87,13 @@ class LearnedSimignore(Scorer):
 
     @property
     def plain(self) -> bool:
-        return self.sharpness is None and self.fill == "highest"
+        filling = self.fill == "lowest" and self._counting and load_head(self.head).judges
+        return self.sharpness is None and not filling
+
+    @property
+    def _counting(self) -> bool:
+        """Whether the budget says how many stay, so that it may ask for more than are worth keeping."""
+        return not isinstance(self.keep, Budget) or isinstance(self.keep, OfAll)
 
     def choose(self, view: View) -> Selection:
         score, visual = self.score(view), needed(view.visual, "visual")
@@ -104,8 +110,7 @@ class LearnedSimignore(Scorer):
                 quality = quality.masked_fill(score < best.clamp(max=0), 0)  # the best one has a chance at any rate
             order, told = arranged(view, score, visual, quality, max(counts, default=0))
         if judges:
-            plain = not isinstance(self.keep, Budget) or isinstance(self.keep, OfAll)
-            order = filled(order, told, view.real, plain and self.fill == "lowest")
+            order = filled(order, told, view.real, self._counting and self.fill == "lowest")
         return replace(by_order(order, view.real, counts, told), notes=notes)
 
 

@@ -22,7 +22,7 @@ from simignore.splice.run import Run, given_tokens
 from simignore.splice.runs import Runs
 from simignore.splice.sight import Sight, Tower
 from simignore.splice.tensors import take
-from simignore.splice.within import join, part, split
+from simignore.splice.within import join, numbered, part, split
 from simignore.types import PAD, Blend, Cut, Selection, Step, Trace
 
 
@@ -188,8 +188,9 @@ class Call:
                 chosen = cut.choose(view)
             else:
                 parting = part(view.patches, cut.within)
-                chosen = cut.choose(split(view, parting, self.read.patches, cut.within))
-                _check_selection(cut, chosen, parting.index)
+                with numbered(parting, cut.within):
+                    chosen = cut.choose(split(view, parting, self.read.patches, cut.within))
+                    _check_selection(cut, chosen, parting.index)
                 chosen = join(chosen, parting, among.shape[0], among.shape[1], cut.within)
         _check_selection(cut, chosen, among)
         return lift(_to_host(chosen), among, self.alive.shape[1])

@@ -3,6 +3,8 @@ method chooses as it would among samples, and its selection is put together agai
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -66,6 +68,17 @@ def split(view: View, parting: Parting, whole: Patches, within: Within) -> View:
         attention=tokens(view.attention),
         tower={look: taken for look, x in view.tower.items() if (taken := tokens(x)) is not None},
     )
+
+
+@contextmanager
+def numbered(parting: Parting, within: Within) -> Iterator[None]:
+    """Adds to a ValueError which samples the rows are that it takes for samples."""
+    try:
+        yield
+    except ValueError as error:
+        samples = ", ".join(map(str, parting.samples.tolist()[:12])) + ", ..." * (len(parting.samples) > 12)
+        error.args = (f"{error} (within={within!r} takes each {within} for a sample; they are of samples {samples})",)
+        raise
 
 
 def join(chosen: Selection, parting: Parting, batch: int, tokens: int, what: Within) -> Selection:

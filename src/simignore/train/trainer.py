@@ -211,8 +211,10 @@ class HeadTrainer(Trainer):  # type: ignore[misc]
             self.state = state
 
     def write(self, folder: Path) -> None:
-        """The head, and adapters if there are some. Raises ValueError for a head that has diverged."""
-        if broken := [name for name, value in self.student.head.named_parameters() if not bool(value.isfinite().all())]:
+        """The head, and adapters if there are some. Raises ValueError where either has diverged."""
+        lora = [(name, value) for name, value in self.student.base.named_parameters() if "lora_" in name]
+        learnt = [*self.student.head.named_parameters(), *lora]
+        if broken := [name for name, value in learnt if not bool(value.isfinite().all())]:
             raise ValueError(self._diverged(f"after step {self.state.global_step} {broken[0]} is not finite", {}))
         self.student.head.save_pretrained(folder)
         if self.student.adapted is not None:

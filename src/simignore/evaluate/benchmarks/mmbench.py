@@ -227,9 +227,9 @@ def picture_from(encoded: str, origin: str) -> Any:
     """The image in a cell. Raises ValueError naming its row."""
     from PIL import Image
 
+    from simignore.images import upright
+
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
-        image.load()
+        return upright(Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))))
     except (binascii.Error, OSError, SyntaxError, EOFError, ValueError) as error:
         raise ValueError(f"{origin}: 'image' is no image in base64 ({error}); fetch the file anew") from error
-    return image
