@@ -1,4 +1,4 @@
-"""Draw the README's plot from results/scenes.json: ``python scripts/accuracy_plot.py``."""
+"""Draw accuracy against image tokens, for README and docs/learning.md: ``python scripts/accuracy_plot.py``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simignore.figures import by_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 196  # image tokens of the bundled model
-SHOWN = (
+SCENES = (
     "all image tokens",
     "Random, 3 seeds",
     "Pooled",
@@ -24,13 +24,25 @@ SHOWN = (
     "VisPruner",
     "FastV, half-way",
 )
+LEARNED = (
+    "all image tokens",
+    "LearnedSimignore",
+    "Simignore2",
+    "CDPruner",
+    "Simignore",
+    "DivPrune",
+    "VisPruner",
+    "VisionZip",
+    "Random, 3 seeds",
+)
+PLOTS = {"scenes.json": ("accuracy.png", SCENES), "learned.json": ("learned.png", LEARNED)}
 
 
-def plotted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows as ``simignore compare`` has them: those that are shown, random seeds taken together."""
+def plotted(rows: Sequence[Mapping[str, Any]], shown: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows as ``simignore compare`` has them: those that are shown, in this order, random seeds taken together."""
     found: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        if row["label"] in SHOWN:
+    for row in sorted(rows, key=lambda row: -row["keep"]):
+        if row["label"] in shown:
             found.setdefault((row["label"], row["keep"]), []).append(row)
     names = {"all image tokens": "full", "Random, 3 seeds": "random"}
     return [
@@ -41,7 +53,7 @@ def plotted(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "kept": keep * TOKENS,
             **{name: sum(row[name] for row in own) / len(own) for name in ("accuracy", "low", "high")},
         }
-        for (label, keep), own in found.items()
+        for (label, keep), own in sorted(found.items(), key=lambda one: shown.index(one[0][0]))
     ]
 
 
@@ -54,12 +66,15 @@ def _holding(row: Mapping[str, Any]) -> str:
 def main() -> None:
     """Draw accuracy against image tokens."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--results", type=Path, default=ROOT / "results" / "scenes.json")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy.png")
+    parser.add_argument("--results", type=Path, default=ROOT / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs")
     options = parser.parse_args()
-    result = json.loads(options.results.read_text(encoding="utf-8"))
-    title = f"The bundled model on {result['rows'][0]['questions']:,} questions about scenes that training never drew"
-    by_tokens(plotted(result["rows"]), title).savefig(options.out, metadata={"Software": None})
+    for name, (picture, shown) in PLOTS.items():
+        result = json.loads((options.results / name).read_text(encoding="utf-8"))
+        counts = sorted(row["questions"] for row in result["rows"] if row["label"] in shown)
+        many = " to ".join(dict.fromkeys(f"{count:,}" for count in (counts[0], counts[-1])))
+        title = f"The bundled model on {many} questions about scenes that training never drew"
+        by_tokens(plotted(result["rows"], shown), title).savefig(options.out / picture, metadata={"Software": None})
 
 
 if __name__ == "__main__":
