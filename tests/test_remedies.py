@@ -21,18 +21,18 @@ SIDE = SimpleNamespace(vision_config=SimpleNamespace(image_size=32, patch_size=8
 @pytest.mark.parametrize(
     ("lay", "given", "runs", "says"),
     [
-        (square, {}, [Run(17, 0, -1, -1)], "17 image tokens are no multiple of the 16.*none of their tokens cut off"),
-        (merged, {}, [Run(4, 0, -1, -1)], r"'image_grid_thw'.* was not passed; pass all .* model\(\*\*inputs\)"),
+        (square, {}, [Run(17, 0, -1)], "17 image tokens are no multiple of the 16.*none of their tokens cut off"),
+        (merged, {}, [Run(4, 0, -1)], r"'image_grid_thw'.* was not passed; pass all .* model\(\*\*inputs\)"),
         (
             pooled_frames,
             {"pixel_values_videos": torch.zeros(1, 3, 1)},
-            [Run(7, 0, -1, -1)],
+            [Run(7, 0, -1)],
             "3 frames of 4 x 4 patches do not make 7 video tokens. Pass the processor's output",
         ),
         (
             tiles_with_markers,
             {},
-            [Run(5, 0, 3, -1)],
+            [Run(5, 0, 3)],
             r"tiles of \[5\] tokens are no squares.*Pass the processor's output",
         ),
     ],

@@ -36,13 +36,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Run:
-    """Neighbouring placeholder tokens: how many, in which sample, the token before the first (-1: none), and how many
-    other tokens lie between it and the run before it in the same sample (-1: it is the sample's first)."""
+    """Neighbouring placeholder tokens: how many, in which sample, and the token before the first (-1: none)."""
 
     length: int
     sample: int
     before: int
-    gap: int
 
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -151,12 +151,10 @@ def _runs(mine: Tensor, ids: Tensor | None) -> list[Run]:
         if not len(at):
             continue
         breaks = (at[1:] - at[:-1] > 1).nonzero()[:, 0] + 1
-        end = None
         for run in torch.tensor_split(at, breaks.tolist()):
             first = int(run[0])
             before = int(ids[b, first - 1]) if ids is not None and first > 0 else PAD
-            found.append(Run(len(run), b, before, PAD if end is None else first - end - 1))
-            end = int(run[-1])
+            found.append(Run(len(run), b, before))
     return found
 
 
