@@ -13,6 +13,7 @@ from sections import (
     LEARNED,
     LEARNED_SPEED,
     MADE_BY,
+    NEEDED,
     SELECTION,
     StaleError,
     footnote,
@@ -78,6 +79,38 @@ def heads(root: Path) -> str:
     made = "\n".join(f"- {name}: `{one['command']}`" for name, one in result["heads"].items())
     fold = f"<details><summary>How each head was made</summary>\n\n{made}\n\n</details>"
     return f"{markdown((*head, 'on two hops', 'significant?'), cells)}\n\n{fold}"
+
+
+def needed(root: Path) -> str:
+    """Which scores tell needed patches from others, and how many of these stay."""
+    result = read_result(root, NEEDED)
+    same_weights(result, NEEDED)
+    if result["head"]["weights"] != tiny.fingerprint(BUNDLED):
+        raise StaleError(f"{NEEDED} was measured with another bundled head; make it anew: {MADE_BY[NEEDED]}")
+    rows = sorted(result["rows"], key=lambda row: -(row["auc"]["mean"] or 0.0))
+    hops = rows[0]["kept by kind"]["two_hop"]["questions"]
+    cells = []
+    for row in rows:
+        area = [_area(one) for one in (row["auc"], row["auc by kind"]["two_hop"])]
+        kept = [_percent(one) for one in (row["kept"], row["kept by kind"]["two_hop"])]
+        label = str(row["label"]).replace("Random, 3 seeds", "Random, seed 0")
+        cells.append([label, area[0], area[1], kept[0], kept[1]])
+    head = ("", "AUROC", "over two hops", "of the needed patches kept", "over two hops")
+    what = (
+        f"Means over {rows[0]['kept']['questions']:,} questions, {hops} over two hops, in brackets 95 % intervals; "
+        f"{rows[0]['keep']:g} of the image tokens kept; where nothing stands a rule has no scores"
+    )
+    return (
+        f"{markdown(head, cells)}\n\n{footnote({**result, 'command': None}, what)} To repeat it: `{MADE_BY[NEEDED]}`."
+    )
+
+
+def _area(one: Mapping[str, Any]) -> str:
+    return "" if one["mean"] is None else f"{one['mean']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
+
+
+def _percent(one: Mapping[str, Any]) -> str:
+    return "" if one["mean"] is None else f"{one['mean']:.0%}"
 
 
 def cost(root: Path) -> str:
@@ -200,6 +233,7 @@ def _result(root: Path) -> dict[str, Any]:
 SECTIONS: dict[str, Callable[[Path], str]] = {
     "learning-rivals": rivals,
     "learning-heads": heads,
+    "learning-needed": needed,
     "learning-cost": cost,
     "learning-kinds": kinds,
     "learning-transfer": transfer,

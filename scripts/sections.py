@@ -18,7 +18,7 @@ SPEED, ACCURACY, SCENES = "results/prefill.json", "results/tiny.json", "results/
 CONTRACT, SELECTION, ABLATION = "results/families.json", "results/selection.json", "results/ablation.json"
 AGREEMENT, CLAIMS, COMPARED = "results/agreement.json", "results/claims.json", "results/compared.json"
 FLOW, MEMORY, LEARNED = "results/flow.json", "results/memory.json", "results/learned.json"
-LEARNED_SPEED = "results/prefill-learned.json"
+LEARNED_SPEED, NEEDED = "results/prefill-learned.json", "results/needed.json"
 EXAMPLE, PRINTED = "examples/quickstart.py", "results/quickstart.txt"
 MADE_BY = {
     SPEED: "python -m benchmarks.prefill --json results/prefill.json",
@@ -32,6 +32,7 @@ MADE_BY = {
     FLOW: "python -m benchmarks.flow --json results/flow.json",
     LEARNED: "python -m benchmarks.learned --seed 5 --per-kind 150 --keep 0.25 --keep 0.125 --keep 0.0625 --unseen star,moon "
     "--json results/learned.json",
+    NEEDED: "python -m benchmarks.needed --per-kind 25 --json results/needed.json",
     LEARNED_SPEED: "python -m benchmarks.prefill --method simignore --method simignore2 --method learned --rounds 20 "
     f"--json {LEARNED_SPEED}",
     MEMORY: "python -m benchmarks.memory --json results/memory.json",
