@@ -117,7 +117,7 @@ def test_alignment_compares_each_word_by_itself():
     given, found = batch(one.base, True), told(one, regions=True)
     features = one.base.get_image_features(pixel_values=given["inputs"]["pixel_values"])
     visual = torch.stack(list(getattr(features, "pooler_output", features))).detach()
-    lost = []
+    lost, by_word = [], []
     for b in range(2):
         scores = []
         for w in range(2):
@@ -128,8 +128,13 @@ def test_alignment_compares_each_word_by_itself():
             if sum(shown) == 1:
                 powers = [math.exp(score[n].item() / one.objective.temperature) for score in scores]
                 lost.append(-math.log(powers[shown.index(True)] / sum(powers)))
-    assert len(lost) == 2 * (4 + 8)
-    assert found["alignment"].item() == pytest.approx(sum(lost) / len(lost), rel=1e-4)
+        for w, score in enumerate(scores):
+            powers = [math.exp(x.item() / one.objective.temperature) for x in score]
+            right = sum(power for power, shows in zip(powers, given["shows"][b, :, w], strict=True) if shows)
+            by_word.append(-math.log(right / sum(powers)))
+    assert len(lost) == 2 * (4 + 8) and len(by_word) == 4
+    wanted = (sum(lost) / len(lost) + sum(by_word) / len(by_word)) / 2
+    assert found["alignment"].item() == pytest.approx(wanted, rel=1e-4)
 
 
 def test_before_its_turn_the_answer_alone_teaches_nothing_but_runs():

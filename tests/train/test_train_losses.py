@@ -75,30 +75,51 @@ def test_the_divergence_is_zero_where_the_student_knows_the_flow():
     assert float(found) == pytest.approx(0, abs=1e-6)
 
 
-def test_alignment_is_infonce_of_each_token_that_tells_words_apart():
-    pairs, shows, valid = random(3, 5, 4), random(3, 5, 4) > 0.3, mask(4, 2, 3, width=4)
+def lost(right, every, temperature=0.5):
+    powers = [math.exp(x / temperature) for x in every]
+    return -math.log(sum(powers[i] for i in right) / sum(powers))
+
+
+def test_alignment_is_infonce_of_tokens_that_tell_words_apart_and_of_words_that_tell_tokens_apart():
+    pairs, shows, words, valid = random(3, 5, 4), random(3, 5, 4) > 0.3, mask(4, 2, 3, width=4), mask(5, 3, 4, width=5)
     shows[0, 0], shows[0, 1] = True, False  # all words, and none
-    told = []
-    for b, words in enumerate((4, 2, 3)):
-        for n in range(5):
-            right = [w for w in range(words) if shows[b, n, w]]
-            if right and len(right) < words:
-                powers = [math.exp(float(pairs[b, n, w]) / 0.5) for w in range(words)]
-                told.append(-math.log(sum(powers[w] for w in right) / sum(powers)))
-    assert 3 < len(told) < 15
-    assert float(losses.alignment(pairs, shows, valid, 0.5)) == pytest.approx(sum(told) / len(told), rel=1e-5)
+    shows[1, :, 0], shows[1, :, 1] = True, False  # all tokens, and none
+    by_token, by_word = [], []
+    for b, (tokens, some) in enumerate(((5, 4), (3, 2), (4, 3))):
+        for n in range(tokens):
+            right = [w for w in range(some) if shows[b, n, w]]
+            if right and len(right) < some:
+                by_token.append(lost(right, pairs[b, n, :some].tolist()))
+        for w in range(some):
+            right = [n for n in range(tokens) if shows[b, n, w]]
+            if right and len(right) < tokens:
+                by_word.append(lost(right, pairs[b, :tokens, w].tolist()))
+    assert 3 < len(by_token) < 12 and 3 < len(by_word) < 9
+    wanted = sum(by_token) / len(by_token) / 2 + sum(by_word) / len(by_word) / 2
+    pairs[1, 3:], pairs[1, :, 2:] = math.nan, math.nan  # padding
+    assert float(losses.alignment(pairs, shows, valid, words, 0.5)) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_alignment_tells_a_word_from_the_background():
+    """One word, which no token tells from another: what shows nothing must lie below what shows it."""
+    shows = one_hot(torch.tensor([0, 1, 1]), 2)[None, :, :1].bool()
+    pairs = (torch.tensor([[[1.0], [x], [x]]]) for x in (-3.0, 3.0))
+    low, high = (float(losses.alignment(one, shows, mask(3, width=3), mask(1, width=1), 1.0)) for one in pairs)
+    assert low == pytest.approx(math.log(1 + 2 * math.exp(-4)) / 2, rel=1e-4) and high > 1
 
 
 def test_alignment_without_a_token_to_learn_from_is_zero_and_has_a_gradient():
     pairs = random(1, 3, 2).requires_grad_()
-    found = losses.alignment(pairs, torch.ones(1, 3, 2, dtype=torch.bool), mask(2, width=2), 0.5)
+    found = losses.alignment(pairs, torch.ones(1, 3, 2, dtype=torch.bool), mask(3, width=3), mask(2, width=2), 0.5)
     assert found.item() == 0 and not bool(torch.autograd.grad(found, pairs)[0].any())
 
 
-def test_the_gradient_of_alignment_is_finite_with_padded_words():
-    pairs, shows = random(2, 3, 4).requires_grad_(), one_hot(torch.tensor([[0, 1, 0], [0, 0, 1]]), 4).bool()
-    (slope,) = torch.autograd.grad(losses.alignment(pairs, shows, mask(4, 2, width=4), 0.5), pairs)
-    assert bool(slope.isfinite().all()) and bool(slope[:, :, :2].all()) and not bool(slope[1, :, 2:].any())
+def test_the_gradient_of_alignment_is_finite_with_padded_words_and_tokens():
+    pairs, shows = random(2, 3, 4).requires_grad_(), one_hot(torch.tensor([[0, 1, 0], [0, 1, 1]]), 4).bool()
+    found = losses.alignment(pairs, shows, mask(3, 2, width=3), mask(4, 2, width=4), 0.5)
+    (slope,) = torch.autograd.grad(found, pairs)
+    assert bool(slope.isfinite().all()) and bool(slope[0, :, :2].all()) and bool(slope[1, :2, :2].all())
+    assert not bool(slope[1, :, 2:].any()) and not bool(slope[1, 2].any())
 
 
 def test_over_budget_is_the_squared_relative_excess_of_the_mean():

@@ -46,18 +46,28 @@ def separation(score: Tensor, needed: Tensor, valid: Tensor, slope: float, lost:
     return found
 
 
-def alignment(pairs: Tensor, shows: Tensor, valid: Tensor, temperature: float) -> Tensor:
-    """How unsure patches are which of some words say what they show: InfoNCE from patch to word, in nats.
+def alignment(pairs: Tensor, shows: Tensor, valid: Tensor, words: Tensor, temperature: float) -> Tensor:
+    """How unsure patches are which words say what they show, and words which patches show it: InfoNCE, mean of both, in nats.
 
     pairs: [B, N, W] similarity of each image token with each word. shows: [B, N, W] True where the token shows what the word
-    says. valid: [B, W] real words. Tokens that show none of the words, or all, are left out. Source: arXiv 1807.03748.
+    says. valid: [B, N] real image tokens. words: [B, W] real words. Tokens that show none of the words, or all, and words
+    that no token shows, or every one, are left out. A word is told from the background, too, which shows none. Source: arXiv
+    1807.03748, in both directions as in arXiv 2103.00020.
     """
-    shows = shows & valid[:, None]
-    told = shows.any(-1) & (shows | ~valid[:, None]).logical_not().any(-1)  # [B, N]
+    real = valid[:, :, None] & words[:, None]  # [B, N, W]
+    pairs = (pairs.float() / temperature).masked_fill(~real, -math.inf)
+    shows = shows & real
+    by_token = _contrast(pairs, shows, real)
+    by_word = _contrast(*(x.transpose(1, 2) for x in (pairs, shows, real)))
+    return (by_token + by_word) / 2
+
+
+def _contrast(pairs: Tensor, shows: Tensor, real: Tensor) -> Tensor:
+    """InfoNCE over the last dimension, mean of the rows in which some real ones are right and some are not; 0 of none."""
+    told = shows.any(-1) & (real & ~shows).any(-1)
     if not bool(told.any()):
-        return pairs.sum() * 0.0
-    pairs = (pairs.float() / temperature).masked_fill(~valid[:, None], -math.inf)
-    right = pairs.masked_fill(~shows, -math.inf)[told].logsumexp(-1)
+        return pairs.masked_fill(~real, 0).sum() * 0.0
+    right = pairs[told].masked_fill(~shows[told], -math.inf).logsumexp(-1)
     return (pairs[told].logsumexp(-1) - right).mean()
 
 

@@ -16,7 +16,7 @@ class Objective:
 
     flow: weight of the distillation of the decoder's flow.
     answer: of the answer's loss on the shortened sequence.
-    alignment: of patch-to-word contrast, where the data say which region shows what.
+    alignment: of the contrast of patches and words, where the data say which region shows what.
     needed: of the distance to the regions that the question needs, where the data say so.
     separate: of the learnt threshold's own loss, where the data say which regions the question needs: their tokens belong
         above it and the others below, and to lose one is ``lost`` times as bad as to keep another.
@@ -24,7 +24,7 @@ class Objective:
         weight 1 where ``answer`` is 0); 0 leaves the threshold alone.
     measure, into: the teacher: "attention" or "saliency" into the "question" or the "answer". layers: the decoder layers it is
         averaged over; () for the convergence layers that :mod:`simignore.flow` finds.
-    temperature: of the student's softmax over image tokens, and of the alignment's over words.
+    temperature: of the student's softmax over image tokens, and of the alignment's over words and over image tokens.
     keeps: the fractions of image tokens that are kept in turn while the answer's loss is learnt.
     noise, slope: of the relaxed choice, in units of the score: Gumbel noise that lets other tokens in, and how soft the step at
         the threshold is to the gradient.

@@ -131,7 +131,7 @@ class Student(nn.Module):
         words, real, shows = (regions[name] for name in ("words", "words_valid", "shows"))
         if o.alignment and words is not None and real is not None and shows is not None:
             pairs = self._named(visual, words, real, where)
-            told["alignment"] = losses.alignment(pairs, shows, real.any(-1), o.temperature)
+            told["alignment"] = losses.alignment(pairs, shows, valid, real.any(-1), o.temperature)
         return told
 
     def given(self, inputs: Given) -> Given:
