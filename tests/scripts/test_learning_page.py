@@ -125,3 +125,30 @@ def test_the_cost_is_told_over_the_sizes_that_both_were_measured_at(page, tmp_pa
     assert "at 576 to 2,880 tokens of width 1,024 to 4,096, batch 1 and 16" in told
     assert "took 1.25 with `simignore`, 1.25 with `learned` and 1.25 with all of them" in told
     assert "it took 1.04, 1.04. Medians of 9 interleaved rounds" in told
+
+
+def test_scores_that_find_what_is_needed_come_first_and_rules_without_scores_last(page, tmp_path):
+    def figure(mean):
+        return {"mean": mean, "low": mean and mean - 0.01, "high": mean and mean + 0.01, "questions": 7}
+
+    def told(label, area, hops):
+        by_kind = {"auc by kind": {"two_hop": figure(hops)}, "kept by kind": {"two_hop": figure(0.25)}}
+        return {"label": label, "keep": 0.125, "auc": figure(area), "kept": figure(0.5), **by_kind}
+
+    rows = [
+        told("DivPrune", None, None),
+        told("Simignore", 0.8, 0.7),
+        told("LearnedSimignore", 0.9, 0.6),
+        told("LearnedSimignore, at most", 0.9, 0.6),
+    ]
+    (tmp_path / "results").mkdir()
+    result = {"weights": tiny.fingerprint(), "head": {"weights": tiny.fingerprint(BUNDLED)}, "rows": rows}
+    file = tmp_path / "results/needed.json"
+    file.write_text(json.dumps(result))
+    found = cells(page.needed(tmp_path))
+    assert list(found)[2:] == ["LearnedSimignore", "Simignore", "DivPrune"]
+    assert found["Simignore"] == ["0.800 (0.790 to 0.810)", "0.700 (0.690 to 0.710)", "50%", "25%"]
+    assert found["DivPrune"] == ["", "", "50%", "25%"]
+    file.write_text(json.dumps(result | {"head": {"weights": "other"}}))
+    with pytest.raises(ValueError, match=r"results/needed\.json was measured with another bundled head; make it anew"):
+        page.needed(tmp_path)
