@@ -27,7 +27,7 @@ from benchmarks.rows import Row, console
 from simignore import tiny
 from simignore.answer import span_of
 from simignore.evaluate import BENCHMARKS
-from simignore.evaluate.answering import Answerer, Batch, looks
+from simignore.evaluate.answering import Answerer, Batch
 from simignore.head import BUNDLED as BUNDLED_HEAD
 from simignore.methods import Method, Random
 from simignore.tiny.probe import auc
@@ -37,12 +37,8 @@ Array = NDArray[Any]
 
 def chosen(answerer: Answerer, batch: Batch, method: Method) -> tuple[Array, Array]:
     """[B, N] the scores of a batch's image tokens by which a method chose (not numbers where it has none), and what stayed."""
-    inputs = dict(batch.inputs)
-    if not looks(method):
-        del inputs["pixel_values"]
-        inputs["mm_encoder_outputs"] = {"image": batch.seen}  # type: ignore[assignment]
     with torch.inference_mode(), answerer.laid(method, batch, span_of(method)) as trace:
-        answerer.model(**inputs, logits_to_keep=1, use_cache=False)
+        answerer.model(**answerer.handed(batch, method), logits_to_keep=1, use_cache=False)
     kept, score = np.asarray(trace.selections[0].kept), trace.selections[0].score
     return np.full(kept.shape, np.nan) if score is None else np.asarray(score.float()), kept
 

@@ -106,13 +106,18 @@ class Answerer:
         query = [one.query(span) for one in batch.asked]
         return method(self.model, query=query, processor=self.processor)
 
+    def handed(self, batch: Batch, method: Method | None) -> dict[str, Any]:
+        """What the model is given of a batch, the tower's output instead of pixels where that is known and the method does not
+        look into the tower."""
+        if batch.seen is None or looks(method):
+            return dict(batch.inputs)
+        rest = {name: value for name, value in batch.inputs.items() if name != "pixel_values"}
+        return {**rest, "mm_encoder_outputs": {"image": batch.seen}}
+
     def answer(self, batch: Batch, method: Method | None = None) -> list[Told]:
         """Greedy answers to a batch, under a method if one is given."""
-        model, inputs = self.model, dict(batch.inputs)
+        model, inputs = self.model, self.handed(batch, method)
         width = inputs["input_ids"].shape[1]
-        if batch.seen is not None and not looks(method):
-            del inputs["pixel_values"]
-            inputs["mm_encoder_outputs"] = {"image": batch.seen}  # type: ignore[assignment]
         with self._tokenizer:
             laid = nullcontext() if method is None else self.laid(method, batch, span_of(method))
         with torch.inference_mode(), laid as trace:
