@@ -29,10 +29,7 @@ TOKENS = 196  # the bundled model's
 NEVER = "never saw"  # in the name of a head that was trained without some kinds and shapes
 OURS, EIGHTH = "LearnedSimignore", 0.125
 MOVED = (OURS, "Simignore2")
-SAME_SCORE = (
-    f"{OURS}, at most",
-    f"{OURS}, filled with the highest",
-)  # as the bundled head's, and nearly the same tokens
+SAME_SCORE = (f"{OURS}, at most", f"{OURS}, filled with the highest")  # as the bundled head's
 SHOWN = ("all image tokens", OURS, "Simignore2", "Simignore", "Simignore, options too")
 
 
