@@ -20,7 +20,7 @@ nan = float("nan")
 
 def test_figures_by_hand():
     truth = np.array([True, False, True, False])
-    kept = np.array([True, True, False, False])
+    kept = np.array([True, True, False, True])
     assert figures(np.array([4.0, 3.0, 2.0, 1.0]), kept, truth) == (0.75, 0.5)
     area, share = figures(np.array([nan] * 4), kept, truth)
     assert math.isnan(area) and share == 0.5
